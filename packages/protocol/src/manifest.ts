@@ -1,0 +1,139 @@
+import { utf8ToBytes } from "@noble/hashes/utils.js";
+import { z } from "zod";
+import { canonicalJson, hashHex } from "./canonical.ts";
+import { ProtocolError } from "./protocol-error.ts";
+import { signed } from "./signing.ts";
+
+const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
+const size = z.int().min(0);
+
+const dtypeBytes = { F32: 4, F16: 2, BF16: 2 } as const;
+
+const tensorSchema = z.strictObject({
+  /** As in Hugging Face's Llama and Qwen 2 causal LMs. */
+  name: z.string().min(1).max(256),
+  dtype: z.enum(["F32", "F16", "BF16"]),
+  shape: z.array(z.int().min(0)).max(8),
+  /** First byte in `model.safetensors`, counted from the start of the file. */
+  offset: size,
+  /** Bytes. */
+  size,
+});
+
+const fileSchema = z.strictObject({
+  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/),
+  /** Bytes. */
+  size,
+  sha256: sha256Hex,
+  /** The file cut into consecutive pieces, in order; a small file is one shard. */
+  shards: z
+    .array(z.strictObject({ index: z.int().min(0), size, sha256: sha256Hex }))
+    .min(1)
+    .max(100_000),
+});
+
+/** What a checkpoint is made of. Its file is its canonical JSON, and its name everywhere is that file's SHA-256. */
+export const manifestSchema = z.strictObject({
+  schema: z.literal("muster/checkpoint/v1"),
+  /** TypeID of the run. */
+  run: z.string().regex(/^run_[0-7][0-9a-z]{25}$/),
+  /** Policy version; 0 is the base. */
+  version: z.int().min(0),
+  /** Version this one was made from; null for a base. A rollback is a new version with an older parent. */
+  parent: z.int().min(0).nullable(),
+  created: z.iso.datetime(),
+  tensors: z.array(tensorSchema).min(1).max(100_000),
+  files: z.array(fileSchema).min(1).max(64),
+  /** SHA-256 of `model.safetensors`. */
+  whole: sha256Hex,
+  /** Ed25519 public key, raw 32 bytes in hexadecimal. */
+  trainer: sha256Hex,
+  /** Ed25519 signature over `manifestBytes`, hexadecimal. */
+  signature: z.string().regex(/^[0-9a-f]{128}$/),
+});
+
+export type Manifest = z.output<typeof manifestSchema>;
+/** A manifest before its trainer has signed it. */
+export type UnsignedManifest = Omit<Manifest, "signature">;
+
+/** The bytes the trainer signs: `"muster/manifest/v1\0"` and the canonical JSON of everything but the signature. */
+export function manifestBytes(manifest: UnsignedManifest | Manifest): Uint8Array {
+  const { signature: _, ...unsigned }: UnsignedManifest & { signature?: string } = manifest;
+  return signed("muster/manifest/v1", unsigned);
+}
+
+/** The bytes of `manifest.json`. Their SHA-256 is the manifest's hash. */
+export function encodeManifest(manifest: Manifest): Uint8Array {
+  return utf8ToBytes(canonicalJson(manifest));
+}
+
+/** SHA-256 of `manifest.json`, hexadecimal: what a task names. */
+export function manifestHash(manifest: Manifest): string {
+  return hashHex(encodeManifest(manifest));
+}
+
+/**
+ * Reads `manifest.json`. Whoever calls has compared its hash with the task's; the signature is verified where the trainer's key is
+ * known.
+ * @throws ProtocolError `INVALID_MANIFEST` for anything but a canonical, self-consistent manifest of at most 16 MiB.
+ */
+export function parseManifest(bytes: Uint8Array): Manifest {
+  if (bytes.length > maxManifestBytes)
+    throw invalid(`it has ${bytes.length} bytes, more than ${maxManifestBytes}`);
+  let json: unknown;
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw invalid("it is not JSON", { cause });
+  }
+  const parsed = manifestSchema.safeParse(json);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw invalid(`${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "wrong"}`);
+  }
+  const manifest = parsed.data;
+  const flaw = flawOf(manifest);
+  if (flaw !== undefined) throw invalid(flaw);
+  // One manifest, one hash: bytes that mean the same but are spelled differently would be another checkpoint.
+  if (canonicalJson(manifest) !== text) throw invalid("it is not canonical JSON");
+  return manifest;
+}
+
+const maxManifestBytes = 16 * 2 ** 20;
+
+function flawOf({ version, parent, files, tensors, whole }: Manifest): string | undefined {
+  if (parent !== null && parent >= version)
+    return `its parent ${parent} is not older than version ${version}`;
+  if (new Set(files.map(({ name }) => name)).size !== files.length)
+    return "two of its files have the same name";
+  if (new Set(tensors.map(({ name }) => name)).size !== tensors.length)
+    return "two of its tensors have the same name";
+  for (const file of files) {
+    if (file.shards.some(({ index }, position) => index !== position))
+      return `the shards of ${file.name} are not in order`;
+    const total = file.shards.reduce((sum, shard) => sum + shard.size, 0);
+    if (total !== file.size) return `the shards of ${file.name} add up to ${total} bytes, not ${file.size}`;
+  }
+  const weights = files.find(({ name }) => name === "model.safetensors");
+  if (weights === undefined) return "it has no model.safetensors";
+  if (weights.sha256 !== whole) return "`whole` is not the hash of model.safetensors";
+  let end = 0;
+  for (const tensor of tensors.toSorted((a, b) => a.offset - b.offset)) {
+    const expected = tensor.shape.reduce((product, n) => product * n, dtypeBytes[tensor.dtype]);
+    if (tensor.size !== expected)
+      return `${tensor.name} has ${tensor.size} bytes; its shape needs ${expected}`;
+    if (tensor.offset < end) return `${tensor.name} overlaps another tensor`;
+    end = tensor.offset + tensor.size;
+  }
+  return end > weights.size ? `its tensors end at byte ${end} of ${weights.size}` : undefined;
+}
+
+function invalid(why: string, options?: ErrorOptions): ProtocolError {
+  return new ProtocolError(
+    "INVALID_MANIFEST",
+    `Not a manifest: ${why}. Fetch it again from another source.`,
+    options,
+  );
+}
