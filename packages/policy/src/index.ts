@@ -1,0 +1,17 @@
+export * from "./graph/index.ts";
+export type { GeneratedRollout, GenerateInput, GenerateProgress } from "./runtime/generate.ts";
+export type { LogprobsInput, MeasureInput } from "./runtime/measure.ts";
+export { type OpenOptions, Policy } from "./runtime/policy.ts";
+export { PolicyError, type PolicyErrorCode, policyErrorCodes } from "./runtime/policy-error.ts";
+export { type ExecutionProvider, executionProviders } from "./runtime/providers.ts";
+export type { TokenPair } from "./runtime/rollouts.ts";
+export type { TrainRollout } from "./runtime/train.ts";
+export {
+  type StepInput,
+  type StepMetrics,
+  Trainer,
+  type TrainerOptions,
+  type TrainingSettings,
+  type WarmupInput,
+} from "./runtime/trainer.ts";
+export type { ProofSettings } from "./runtime/windows.ts";

@@ -1,0 +1,16 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+
+test("the graph folder runs in a browser: it imports itself and the protocol, nothing else", () => {
+  const folder = new URL("../src/graph/", import.meta.url);
+  const files = readdirSync(folder);
+  const imported = files.flatMap((file) => {
+    const source = readFileSync(new URL(file, folder), "utf8");
+    return Array.from(source.matchAll(/(?:from|import\()\s*"([^"]+)"/g), ([, specifier]) => specifier!);
+  });
+  expect(files).toContain("index.ts");
+  expect(imported.length).toBeGreaterThan(files.length);
+  expect(imported.filter((name) => !/^\.\/[a-z-]+\.ts$/.test(name) && name !== "@muster/protocol")).toEqual(
+    [],
+  );
+});
