@@ -1,0 +1,3 @@
+export type { Attack } from "./attack.ts";
+export { attacks } from "./attacks.ts";
+export { olderPolicyExecutor } from "./older-policy.ts";

@@ -1,0 +1,88 @@
+import { type BlindPack, canonicalJson, decodeBlindPack, encodeMeasurementPack } from "@muster/protocol";
+import type { Assignment, Executor, ExecutorContext, Outcome } from "../executor.ts";
+
+type Blind = { assignment: Assignment<"VERIFY">; blind: BlindPack };
+
+/** VERIFY: reads finished rollouts without knowing whose they are and reports what it sees, one measurement pack a task. */
+export function verifyExecutor(): Executor<"VERIFY"> {
+  return {
+    batch: 16,
+    async execute(ctx, assignments) {
+      const outcomes = new Map<Assignment<"VERIFY">, Outcome>();
+      const together = new Map<string, Blind[]>();
+      for (const assignment of assignments) {
+        try {
+          const blind = await fetchBlind(ctx, assignment);
+          const { manifest, sampling, form, topK } = blind.header;
+          const same = canonicalJson({ manifest, sampling, form, topK });
+          together.set(same, [...(together.get(same) ?? []), { assignment, blind }]);
+        } catch (error) {
+          outcomes.set(assignment, failed(error));
+        }
+      }
+      for (const group of together.values()) {
+        try {
+          const packs = await measure(ctx, group);
+          group.forEach(({ assignment }, i) => {
+            outcomes.set(assignment, packs[i] ?? failed("no measurement"));
+          });
+        } catch (error) {
+          for (const { assignment } of group) outcomes.set(assignment, failed(error));
+        }
+      }
+      return assignments.map((assignment) => outcomes.get(assignment) ?? failed("no measurement"));
+    },
+  };
+}
+
+async function fetchBlind(
+  ctx: ExecutorContext,
+  { payload, signal }: Assignment<"VERIFY">,
+): Promise<BlindPack> {
+  const blind = decodeBlindPack(await ctx.client.blobs.get({ sha256: payload.blind, signal }));
+  if (blind.header.manifest !== payload.manifest) {
+    throw new Error(
+      `The blind pack names manifest ${blind.header.manifest}; the task names ${payload.manifest}.`,
+    );
+  }
+  return blind;
+}
+
+/** One prefill over all rollouts of tasks that share model, sampling and proof settings. */
+async function measure(ctx: ExecutorContext, group: readonly Blind[]): Promise<Outcome[]> {
+  const [first] = group;
+  if (!first) return [];
+  const { sampling, form, topK, manifest } = first.blind.header;
+  // one lost task must not stop the others
+  const signal = whenAll(group.map(({ assignment }) => assignment.signal));
+  const checkpoint = await ctx.checkpoints.open({ manifest, signal });
+  const policy = await ctx.engines.policy(checkpoint);
+  const rollouts = group.flatMap(({ blind }) => blind.rollouts);
+  const measured = await policy.measure({ rollouts, sampling, form, topK, signal });
+  let from = 0;
+  return group.map(({ assignment, blind }) => {
+    const own = measured.slice(from, from + blind.rollouts.length);
+    from += blind.rollouts.length;
+    assignment.progress(own.length, own.length);
+    const bytes = encodeMeasurementPack({
+      header: { kind: "measurement", version: 1, manifest, form, topK, blind: assignment.payload.blind },
+      rollouts: own,
+    });
+    return { kind: "pack", pack: "MEASUREMENT", bytes: new Uint8Array(bytes) };
+  });
+}
+
+/** Aborts once all of them have. */
+function whenAll(signals: readonly AbortSignal[]): AbortSignal {
+  const all = new AbortController();
+  const check = () => {
+    if (signals.every((signal) => signal.aborted)) all.abort();
+  };
+  for (const signal of signals) signal.addEventListener("abort", check, { once: true });
+  check();
+  return all.signal;
+}
+
+function failed(error: unknown): Outcome {
+  return { kind: "failed", reason: error instanceof Error ? error.message : String(error) };
+}

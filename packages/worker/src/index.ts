@@ -1,0 +1,11 @@
+export type { CheckpointLimits, Checkpoints, LocalCheckpoint } from "./checkpoints.ts";
+export { kindsOfRole, type WorkerRole } from "./claims.ts";
+export { type EngineOptions, type Engines, openEngines } from "./engines.ts";
+export type { Assignment, Executor, ExecutorContext, Executors, Outcome } from "./executor.ts";
+export { type ChooseCheckpoint, generateExecutor, namedCheckpoint } from "./executors/generate.ts";
+export { executors } from "./executors.ts";
+export { describeHardware, type Hardware } from "./hardware.ts";
+export { type Identity, openIdentity } from "./identity.ts";
+export { createLog, type Logger } from "./log.ts";
+export { readModelConfig } from "./model-config.ts";
+export { runWorker, type WorkerOptions, type WorkerSummary } from "./worker.ts";

@@ -1,0 +1,356 @@
+import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  decodeMeasurementPack,
+  decodeRolloutPack,
+  decodeSamplesPack,
+  demoSeed,
+  encodeBatchPack,
+  encodeBlindPack,
+  environment,
+  exampleSeed,
+  groupAdvantages,
+  groupOf,
+  type Manifest,
+  modelSpecSchema,
+  newId,
+  parseManifest,
+  rolloutKey,
+  samplingSchema,
+  toTypeId,
+  trainingSpecSchema,
+} from "@muster/protocol";
+import { compareF32, decodeProof } from "@muster/toploc";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { createLog, runWorker, type WorkerOptions } from "../src/index.ts";
+import { type MiniCoordinator, run, startCoordinator, type Task } from "./coordinator.ts";
+
+// One step of a run on a tiny model, each task made from what the one before it published. The tests build on each other, in order.
+
+const env = environment("muster/sort-digits@1");
+const seed = demoSeed(1);
+const sampling = samplingSchema.parse({});
+const training = trainingSpecSchema.parse({});
+const groupSize = 4;
+const groups = 3;
+
+let coordinator: MiniCoordinator;
+let folder: string;
+const published: { manifest: string; state: string }[] = [];
+let generated: { task: string; pack: ReturnType<typeof decodeRolloutPack> };
+let batch: string;
+
+beforeAll(async () => {
+  coordinator = await startCoordinator();
+  folder = await mkdtemp(join(tmpdir(), "muster-executors-"));
+});
+afterAll(async () => {
+  await coordinator[Symbol.asyncDispose]();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const work = (node: string, options: Partial<WorkerOptions> & Pick<WorkerOptions, "roles">) =>
+  runWorker({
+    url: coordinator.url,
+    stateDir: join(folder, node),
+    providers: ["cpu"],
+    log: createLog({ level: "silent" }),
+    maxTasks: 1,
+    ...options,
+  });
+
+const store = (bytes: Uint8Array): string => {
+  const sha256 = createHash("sha256").update(bytes).digest("hex");
+  coordinator.blobs.set(sha256, bytes);
+  return sha256;
+};
+const blob = (sha256: unknown) => coordinator.blobs.get(String(sha256)) ?? new Uint8Array();
+const stepOf = (task: string) => {
+  const { manifest, state } = coordinator.result(task);
+  return { manifest: String(manifest), state: String(state) };
+};
+const manifestOf = ({ manifest }: { manifest: string }): Manifest => parseManifest(blob(manifest));
+
+test("BASE warms up and publishes version 0 whole: shards, files, manifest and a fresh state", async () => {
+  const task = coordinator.add("BASE", {
+    environment: env.slug,
+    model: modelSpecSchema.parse({ hiddenSize: 16, layers: 1, heads: 2 }),
+    seed,
+    base: { kind: "warmup", steps: 8, batchSize: 16, learningRate: 2e-3, warmupSteps: 2, weightDecay: 0.01 },
+    parent: null,
+  });
+  expect(await work("trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  const step = stepOf(task);
+  published.push(step);
+  const manifest = manifestOf(step);
+  expect(manifest).toMatchObject({
+    run,
+    version: 0,
+    parent: null,
+    trainer: coordinator.registrations[0]?.publicKey,
+  });
+  expect(manifest.files.map(({ name }) => name)).toEqual([
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+  ]);
+  for (const { sha256 } of manifest.files.flatMap(({ shards }) => shards)) {
+    expect(coordinator.stored).toContainEqual({ sha256, kind: "SHARD", task });
+  }
+  expect(coordinator.stored.slice(-2)).toEqual([
+    { sha256: step.state, kind: "STATE", task },
+    { sha256: step.manifest, kind: "MANIFEST", task },
+  ]);
+  const [, , text] = manifest.files;
+  expect(JSON.parse(new TextDecoder().decode(blob(text?.sha256)))).toEqual(env.tokenizer.toJSON());
+  expect(coordinator.result(task).metrics).toMatchObject({ loss: expect.any(Number) });
+});
+
+test("GENERATE answers every prompt of the task under its noise, with proofs", async () => {
+  const { manifest } = published[0]!;
+  const id = toTypeId("task", newId("task"));
+  const prompts = Array.from({ length: groups }, (_, g) =>
+    env.tokenizer.encode(env.example(exampleSeed(seed, id, g), "train").prompt),
+  );
+  const task: Partial<Task> = { task: id, manifest, policyVersion: 0 };
+  coordinator.add(
+    "GENERATE",
+    {
+      seed,
+      manifest,
+      prompts,
+      groupSize,
+      maxOutputTokens: env.maxOutputTokens,
+      sampling,
+      form: "f32",
+      topK: 128,
+    },
+    task,
+  );
+  expect(await work("worker", { roles: ["WORKER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  const pack = decodeRolloutPack(blob(coordinator.result(id).pack));
+  expect(pack.header).toEqual({
+    kind: "rollouts",
+    version: 1,
+    run,
+    task: id,
+    manifest,
+    form: "f32",
+    topK: 128,
+  });
+  expect(pack.rollouts.map(({ index }) => index)).toEqual(
+    Array.from({ length: groups * groupSize }, (_, i) => i),
+  );
+  expect(pack.rollouts.map(({ prompt }) => [...prompt])).toEqual(
+    prompts.flatMap((p) => Array(groupSize).fill(p)),
+  );
+  for (const { tokens, proofs, finish } of pack.rollouts) {
+    expect(proofs).toHaveLength(Math.ceil(tokens.length / 32));
+    expect(finish === "eos").toBe(tokens.at(-1) === env.tokenizer.eos);
+  }
+  generated = { task: id, pack };
+});
+
+test("VERIFY measures several groups at once, blind, and finds an honest worker's claims", async () => {
+  const { manifest } = published[0]!;
+  const tasks: string[] = [];
+  for (let g = 0; g < groups; g++) {
+    const rollouts = groupOf(generated.pack, g, groupSize);
+    const blind = store(
+      encodeBlindPack({
+        header: {
+          kind: "blind",
+          version: 1,
+          manifest,
+          form: "f32",
+          topK: 128,
+          sampling,
+          eos: env.tokenizer.eos,
+          maxOutputTokens: env.maxOutputTokens,
+        },
+        rollouts: rollouts.map(({ index, prompt, tokens }) => ({
+          prompt,
+          tokens,
+          key: rolloutKey(seed, generated.task, index),
+        })),
+      }),
+    );
+    tasks.push(coordinator.add("VERIFY", { manifest, blind }));
+  }
+  const broken = coordinator.add("VERIFY", { manifest, blind: store(new Uint8Array(40)) });
+  expect(await work("validator", { roles: ["VALIDATOR"], maxTasks: groups })).toMatchObject({
+    submitted: groups,
+    failed: 1,
+  });
+  expect(coordinator.released.map(({ task }) => task)).toEqual([broken]);
+  tasks.forEach((task, g) => {
+    const measurement = decodeMeasurementPack(blob(coordinator.result(task).pack));
+    const claimed = groupOf(generated.pack, g, groupSize);
+    expect(measurement.rollouts).toHaveLength(groupSize);
+    measurement.rollouts.forEach((measured, i) => {
+      const own = claimed[i]!;
+      expect([...measured.argmax]).toEqual([...own.tokens]);
+      expect(Math.max(...measured.margins)).toBeLessThan(1e-3);
+      own.logprobs.forEach((logprob, j) => {
+        expect(Math.abs(logprob - measured.logprobs[j]!)).toBeLessThan(1e-3);
+      });
+      measured.windows.forEach(({ indices, values }, w) => {
+        const proof = decodeProof(own.proofs[w]!, { k: indices.length, form: "f32" });
+        // a model this narrow has values near zero among its top-k, where an ulp is next to nothing
+        const { outliers, meanUlp } = compareF32(proof, indices, values);
+        expect(outliers).toBe(0);
+        expect(meanUlp).toBeLessThan(4_096);
+      });
+    });
+  });
+});
+
+const train = (step: number, from: { manifest: string; state: string }) =>
+  coordinator.add(
+    "TRAIN",
+    { step, totalSteps: 10, version: step, ...from, batch, training },
+    { manifest: from.manifest, policyVersion: step },
+  );
+
+test("TRAIN steps exactly: a trainer that only has what was published makes the same bytes", async () => {
+  const rewards = [1, 0, 0, 1];
+  const advantages = groupAdvantages(rewards, 1e-4);
+  const pack = (step: number) =>
+    encodeBatchPack({
+      header: { kind: "batch", version: 1, run, step, batch: toTypeId("batch", newId("batch")) },
+      rollouts: generated.pack.rollouts.map(({ index, prompt, tokens, logprobs }) => ({
+        group: toTypeId("group", newId("group")),
+        prompt,
+        tokens,
+        logprobs,
+        advantage: advantages[index % groupSize]!,
+        reward: rewards[index % groupSize]!,
+        policyVersion: 0,
+      })),
+    });
+  // one trainer takes both steps without reading its state back in between …
+  batch = store(pack(1));
+  const first = train(1, published[0]!);
+  expect(await work("trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  published.push(stepOf(first));
+  const one = manifestOf(published[1]!);
+  expect(one).toMatchObject({ version: 1, parent: 0 });
+  expect(one.whole).not.toBe(manifestOf(published[0]!).whole);
+  expect(one.files.slice(1)).toEqual(manifestOf(published[0]!).files.slice(1));
+  expect(coordinator.result(first).metrics).toMatchObject({
+    loss: expect.any(Number),
+    gradNorm: expect.any(Number),
+  });
+
+  // … another machine repeats the first step from the same checkpoint, state and batch
+  const again = train(1, published[0]!);
+  expect(await work("second trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  expect(stepOf(again).state).toBe(published[1]?.state);
+  expect(manifestOf(stepOf(again)).whole).toBe(one.whole);
+});
+
+test("a trainer whose memory is what was published does not read its state back, and it makes no difference", async () => {
+  coordinator.fetched.length = 0;
+  const one = train(1, published[0]!);
+  let two = "";
+  // the second step can only be opened once the first one's hashes are known
+  coordinator.before = (name) => {
+    if (
+      name !== "ClaimTasks" ||
+      two !== "" ||
+      !coordinator.submissions.some(({ input }) => input.task === one)
+    )
+      return;
+    batch = second;
+    two = train(2, stepOf(one));
+  };
+  const second = store(
+    encodeBatchPack({
+      header: { kind: "batch", version: 1, run, step: 2, batch: toTypeId("batch", newId("batch")) },
+      rollouts: generated.pack.rollouts.map(({ index, prompt, tokens, logprobs }) => ({
+        group: toTypeId("group", newId("group")),
+        prompt,
+        tokens,
+        logprobs,
+        advantage: index % 2 === 0 ? 1 : -1,
+        reward: (index + 1) % 2,
+        policyVersion: 0,
+      })),
+    }),
+  );
+  expect(await work("third trainer", { roles: ["TRAINER"], maxTasks: 2 })).toMatchObject({
+    submitted: 2,
+    failed: 0,
+  });
+  coordinator.before = () => {};
+  expect(coordinator.fetched).toContain(published[0]?.state);
+  expect(coordinator.fetched).not.toContain(stepOf(one).state);
+
+  const restored = train(2, stepOf(one));
+  expect(await work("fourth trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  expect(coordinator.fetched).toContain(stepOf(one).state);
+  expect(stepOf(restored).state).toBe(stepOf(two).state);
+  expect(manifestOf(stepOf(restored)).whole).toBe(manifestOf(stepOf(two)).whole);
+});
+
+test("EVALUATE completes every prompt of the suite, the same for whoever does it", async () => {
+  const { manifest } = published[1]!;
+  const prompts = Array.from({ length: 6 }, (_, i) =>
+    env.tokenizer.encode(env.example(exampleSeed(seed, "suite", i), "held-out").prompt),
+  );
+  const evaluate = () =>
+    coordinator.add(
+      "EVALUATE",
+      { seed, suite: "held-out", manifest, prompts, maxOutputTokens: env.maxOutputTokens, sampling },
+      { manifest, policyVersion: 1 },
+    );
+  const [a, b] = [evaluate(), evaluate()];
+  expect(await work("evaluator", { roles: ["EVALUATOR"], maxTasks: 2 })).toMatchObject({
+    submitted: 2,
+    failed: 0,
+  });
+  const samples = decodeSamplesPack(blob(coordinator.result(a).pack));
+  expect(samples.header).toEqual({
+    kind: "samples",
+    version: 1,
+    run,
+    suite: "held-out",
+    manifest,
+    policyVersion: 1,
+  });
+  expect(samples.samples.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4, 5]);
+  expect(coordinator.result(b).pack).toBe(coordinator.result(a).pack);
+});
+
+test("BASE takes the weights of another run's checkpoint as they are", async () => {
+  const parent = published[1]!;
+  const task = coordinator.add("BASE", {
+    environment: env.slug,
+    model: modelSpecSchema.parse({}),
+    seed,
+    base: { kind: "checkpoint", run, version: 1 },
+    parent: parent.manifest,
+  });
+  expect(await work("trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+  const manifest = manifestOf(stepOf(task));
+  expect(manifest).toMatchObject({ version: 0, parent: null, whole: manifestOf(parent).whole });
+});
+
+test("a task of an environment this software does not know is handed back", async () => {
+  const stop = new AbortController();
+  coordinator.released.length = 0;
+  const task = coordinator.add("BASE", {
+    environment: "nobody/knows@1",
+    model: modelSpecSchema.parse({}),
+    seed,
+    base: { kind: "warmup", steps: 1, batchSize: 1, learningRate: 1e-3, warmupSteps: 0, weightDecay: 0 },
+    parent: null,
+  });
+  const working = work("trainer", { roles: ["TRAINER"], signal: stop.signal });
+  await expect.poll(() => coordinator.released, { timeout: 5_000 }).toHaveLength(1);
+  stop.abort();
+  await working;
+  expect(coordinator.released).toEqual([{ task, reason: expect.stringContaining("nobody/knows@1") }]);
+});
