@@ -1,0 +1,27 @@
+import { garbageLoop, strayFilesLoop } from "./blobs/gc.ts";
+import { eventRetentionLoop, sequencerLoop } from "./events/sequencer.ts";
+import type { Loop } from "./loops.ts";
+import { presenceLoop } from "./nodes/presence.ts";
+import { sessionCleanupLoop } from "./nodes/register.ts";
+import { idempotencyLoop } from "./runs/idempotency.ts";
+import { plannerLoop } from "./runs/planner.ts";
+import { expiryLoop } from "./tasks/expiry.ts";
+import { epochLoop } from "./verification/audit.ts";
+import { finalityLoop } from "./verification/finality.ts";
+import { sameValidatorLoop } from "./verification/inconclusive.ts";
+
+/** Every loop of the coordinator. */
+export const allLoops: readonly Loop[] = [
+  sequencerLoop,
+  eventRetentionLoop,
+  presenceLoop,
+  sessionCleanupLoop,
+  garbageLoop,
+  strayFilesLoop,
+  plannerLoop,
+  expiryLoop,
+  idempotencyLoop,
+  epochLoop,
+  finalityLoop,
+  sameValidatorLoop,
+];

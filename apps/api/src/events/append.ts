@@ -1,0 +1,57 @@
+import type { Tx } from "../context.ts";
+
+/** Everything that can happen. `data` carries absolute values, so applying an event twice is harmless. */
+export type EventType =
+  | "run.created"
+  | "run.state"
+  | "run.revised"
+  | "run.progress"
+  | "node.joined"
+  | "node.left"
+  | "node.trust"
+  | "grant.changed"
+  | "task.opened"
+  | "task.leased"
+  | "task.submitted"
+  | "task.done"
+  | "task.expired"
+  | "task.released"
+  | "task.failed"
+  | "task.cancelled"
+  | "group.submitted"
+  | "group.decided"
+  | "batch.sealed"
+  | "checkpoint.available"
+  | "step.trained"
+  | "evaluation.done"
+  | "budget.changed";
+
+export type NewEvent = {
+  /** `run:<uuid>`, `organization:<uuid>` or `node:<uuid>` */
+  readonly stream: string;
+  readonly organizationId?: string;
+  readonly type: EventType;
+  /** TypeID of what it happened to. */
+  readonly subject: string;
+  readonly data: Record<string, string | number | boolean | null | Record<string, number> | readonly string[]>;
+};
+
+/**
+ * Records what happened inside the transaction that made it happen: a rollback is silent by construction.
+ * Rows are numbered later by the sequencer, which only sees committed ones: numbering here would either reorder
+ * (bigserial) or make every transaction of a run wait for the one before it (a counter row).
+ */
+export async function appendEvents(tx: Tx, events: readonly NewEvent[]): Promise<void> {
+  if (events.length === 0) return;
+  await tx.event.createMany({
+    data: events.map((event) => ({
+      stream: event.stream,
+      organizationId: event.organizationId ?? null,
+      type: event.type,
+      subject: event.subject,
+      data: event.data,
+    })),
+  });
+}
+
+export const runStream = (runId: string): string => `run:${runId}`;

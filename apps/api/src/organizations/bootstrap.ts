@@ -1,0 +1,78 @@
+import { randomBytes } from "node:crypto";
+import { defaultKeyHasher } from "@better-auth/api-key";
+import { newId, toTypeId } from "@muster/protocol";
+import { z } from "zod";
+import { issueApiKey } from "../auth/api-keys.ts";
+import { apiKeyScopes } from "../auth/permissions.ts";
+import type { Services } from "../context.ts";
+
+const inputSchema = z.object({
+  organizationName: z.string().trim().min(1).max(100),
+  email: z.email().max(200).transform((email) => email.toLowerCase()),
+});
+
+export type Bootstrap = {
+  /** TypeID. */
+  readonly organization: string;
+  /** Signs the owner in once and leads to the dashboard; valid for a day. */
+  readonly signInUrl: string;
+  /** A key with every scope; the one made by the bootstrap before it is revoked. */
+  readonly apiKey: string;
+};
+
+/**
+ * Makes the organization and its owner unless they are there, and new keys to the door: what the operator of this machine, who could
+ * read the database as well, needs to begin. Doing it again changes nothing but the link and the key.
+ * @throws ZodError for input of the wrong form
+ */
+export async function bootstrap(services: Services, input: unknown): Promise<Bootstrap> {
+  const { organizationName, email } = inputSchema.parse(input);
+  const slug = slugOf(organizationName);
+  const { organizationId, userId } = await services.prisma.$transaction(async (tx) => {
+    // Upserts on unique columns: two bootstraps at once agree.
+    const user = await tx.user.upsert({
+      where: { email },
+      create: { id: newId("user"), email, name: email.split("@")[0] ?? email, emailVerified: true },
+      update: {},
+    });
+    const organization = await tx.organization.upsert({
+      where: { slug },
+      create: { id: newId("org"), name: organizationName, slug },
+      update: {},
+    });
+    await tx.member.upsert({
+      where: { organizationId_userId: { organizationId: organization.id, userId: user.id } },
+      create: { id: newId(), organizationId: organization.id, userId: user.id, role: "owner" },
+      update: { role: "owner" },
+    });
+    return { organizationId: organization.id, userId: user.id };
+  });
+  const name = "operator";
+  await services.prisma.apiKey.deleteMany({ where: { referenceId: organizationId, name } });
+  const { key } = await issueApiKey(services, userId, { organizationId, name, scopes: apiKeyScopes });
+  return { organization: toTypeId("org", organizationId), signInUrl: await signInUrl(services, email), apiKey: key };
+}
+
+/** A magic link as the auth library makes them on request, valid for longer. */
+export async function signInUrl({ auth, config, publicUrl }: Services, email: string): Promise<string> {
+  const token = randomBytes(32).toString("base64url");
+  const { internalAdapter } = await auth.$context;
+  await internalAdapter.createVerificationValue({
+    identifier: await defaultKeyHasher(token),
+    value: JSON.stringify({ email }),
+    expiresAt: new Date(Date.now() + 24 * 3_600_000),
+  });
+  const url = new URL("/auth/magic-link/verify", publicUrl);
+  url.searchParams.set("token", token);
+  url.searchParams.set("callbackURL", config.dashboardUrl);
+  return url.href;
+}
+
+function slugOf(name: string): string {
+  const slug = name
+    .normalize("NFKD")
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/g, "-")
+    .replaceAll(/^-|-$/g, "");
+  return slug === "" ? "organization" : slug;
+}

@@ -1,0 +1,304 @@
+import {
+  decodeRolloutPack,
+  type Environment,
+  environment,
+  type Example,
+  exampleSeed,
+  type GeneratePayload,
+  generatePayloadSchema,
+  groupOf,
+  newId,
+  PackError,
+  type PackedRollout,
+  type RolloutPack,
+  type RunSpec,
+  toTypeId,
+} from "@muster/protocol";
+import { checkForm, windowFingerprints } from "@muster/verification";
+import type { Ctx, Tx } from "../context.ts";
+import { CodedError } from "../errors.ts";
+import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
+import { specOf } from "../runs/spec.ts";
+import { acceptSubmission, completeTask, openTasks, reopenTask } from "../tasks/lease.ts";
+import { openSubmission, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
+import { currentEpoch, secretDraws } from "../verification/audit.ts";
+import { writeBlindPack } from "../verification/blind.ts";
+import { joinRun, recordOutcome } from "../verification/trust.ts";
+
+// Intake judges a pack without a model: who sent it, that it is well formed, that it answers the examples it was given.
+// Rewards are computed here and nowhere else; the secret audit draw is made here, after the pack is committed.
+
+/** Takes a worker's rollouts. A pack that cannot be what the task asked for is refused with its reason and the task opens again. */
+export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<SubmissionOutcome> {
+  const submission = await openSubmission(ctx, input);
+  const { task } = submission;
+  if (task.kind !== "GENERATE")
+    throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not GENERATE. Submit its result with the mutation of its kind.`);
+  // An answered attempt is answered the same again, without judging the pack a second time.
+  const before = await answered(ctx, submission, input);
+  if (before !== undefined) return before;
+
+  const spec = await specOf(ctx.prisma, task.runId, task.revision);
+  const payload = generatePayloadSchema.parse(task.payload);
+  const bytes = await ctx.blobs.read(input.pack);
+  const judged = judge(bytes, { spec, payload, taskId: task.id, runId: task.runId });
+  if (judged.kind === "refused") return refuse(ctx, submission, input, spec, judged.message);
+
+  const groups = await prepareGroups(ctx, submission, input, spec, payload, judged.pack);
+  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
+    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId: submission.nodeId, packHash: input.pack });
+    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
+    if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
+    if (input.cpuSeconds !== undefined)
+      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
+    await joinRun(tx, {
+      runId: task.runId,
+      nodeId: submission.nodeId,
+      organizationId: task.organizationId,
+      auditRate: spec.verification.audit.rate,
+    });
+    await storeGroups(tx, submission, input, groups);
+    await completeTask(tx, task);
+    return { kind: "submitted", taskId: task.id, duplicate: false };
+  });
+  ctx.bus.publish("events");
+  ctx.bus.publish("offers:VERIFY");
+  ctx.bus.publish(`run:${task.runId}`);
+  return outcome;
+}
+
+type Judged = { kind: "refused"; message: string } | { kind: "formed"; pack: RolloutPack };
+
+function judge(
+  bytes: Uint8Array,
+  asked: { spec: RunSpec; payload: GeneratePayload; taskId: string; runId: string },
+): Judged {
+  const { spec, payload } = asked;
+  const rollouts = payload.prompts.length * payload.groupSize;
+  let pack: RolloutPack;
+  try {
+    pack = decodeRolloutPack(bytes, { bytes: bytes.length, rollouts, tokens: spec.model.maxPositions });
+  } catch (error) {
+    if (error instanceof PackError) return { kind: "refused", message: `The pack does not read: ${error.message}` };
+    throw error;
+  }
+  const form = checkForm({
+    spec,
+    pack,
+    task: {
+      run: toTypeId("run", asked.runId),
+      task: toTypeId("task", asked.taskId),
+      manifest: payload.manifest,
+      promptTokens: payload.prompts.flatMap((prompt) => Array<number[]>(payload.groupSize).fill(prompt)),
+    },
+  });
+  return form.verdict === "PASS" ? { kind: "formed", pack } : { kind: "refused", message: form.note };
+}
+
+async function answered(
+  ctx: Ctx,
+  { task, attempt }: SignedSubmission,
+  input: SubmissionInput,
+): Promise<SubmissionOutcome | undefined> {
+  if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
+  if (attempt.reason !== null) return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
+  ctx.log.debug({ task: task.id, attempt: attempt.number }, "submission repeated");
+  return { kind: "submitted", taskId: task.id, duplicate: true };
+}
+
+async function refuse(
+  ctx: Ctx,
+  { task, nodeId }: SignedSubmission,
+  input: SubmissionInput,
+  spec: RunSpec,
+  message: string,
+): Promise<SubmissionOutcome> {
+  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
+    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack });
+    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
+    if (fence.kind === "fresh") {
+      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
+      await reopenTask(tx, fence.task, `pack refused: ${message}`);
+      await recordOutcome(tx, { runId: task.runId, nodeId, organizationId: task.organizationId, outcome: "REFUSED", spec, reason: message });
+    }
+    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
+  });
+  ctx.bus.publish("events");
+  ctx.bus.publish("offers:GENERATE");
+  return outcome;
+}
+
+type PreparedGroup = {
+  id: string;
+  index: number;
+  seed: string;
+  example: Example;
+  rollouts: { packed: PackedRollout; text: string; reward: number; parts: Record<string, number> }[];
+  epoch: number;
+  auditRate: number;
+  duplicate: boolean;
+  fingerprints: string[];
+  /** What a validator gets; null when the draw trusts the group. */
+  blind: { sha256: string; size: number } | null;
+};
+
+async function prepareGroups(
+  ctx: Ctx,
+  { task, nodeId, run }: SignedSubmission,
+  input: SubmissionInput,
+  spec: RunSpec,
+  payload: GeneratePayload,
+  pack: RolloutPack,
+): Promise<PreparedGroup[]> {
+  const env = environment(spec.environment);
+  const epoch = await currentEpoch(ctx, run);
+  const trust = await ctx.prisma.nodeTrust.findUnique({ where: { runId_nodeId: { runId: run.id, nodeId } } });
+  const auditRate = trust?.auditRate ?? spec.verification.audit.rate;
+  const fingerprints = windowFingerprints(pack);
+  const seen = await seenBefore(ctx, task, input.pack, fingerprints.map((window) => window.sha256));
+  const groups: PreparedGroup[] = [];
+  for (let index = 0; index < payload.prompts.length; index++) {
+    const id = newId("group");
+    const packed = groupOf(pack, index, payload.groupSize);
+    const seed = exampleSeed(spec.seed, toTypeId("task", task.id), index);
+    const example = env.example(seed, "train");
+    const first = index * payload.groupSize;
+    const own = fingerprints.filter(({ rollout }) => rollout >= first && rollout < first + payload.groupSize);
+    const hashes = [...new Set(own.map((window) => window.sha256))];
+    const duplicate = seen === "all" || hashes.some((hash) => seen.has(hash));
+    const draws = secretDraws(epoch.key, { id, packHash: input.pack });
+    const audited = duplicate || draws.audit < auditRate;
+    groups.push({
+      id,
+      index,
+      seed: Buffer.from(seed).toString("hex"),
+      example,
+      rollouts: packed.map((rollout) => scored(env, example, rollout)),
+      epoch: epoch.number,
+      auditRate,
+      duplicate,
+      fingerprints: hashes,
+      blind: audited
+        ? await writeBlindPack(ctx, { spec, taskId: task.id, manifest: payload.manifest, eos: env.tokenizer.eos, rollouts: packed })
+        : null,
+    });
+  }
+  return groups;
+}
+
+function scored(env: Environment, example: Example, packed: PackedRollout): PreparedGroup["rollouts"][number] {
+  const output = packed.finish === "eos" ? packed.tokens.subarray(0, -1) : packed.tokens;
+  const text = env.tokenizer.decode([...output]);
+  const score = env.score(example, text, { finishReason: packed.finish });
+  return { packed, text, reward: score.reward, parts: score.parts };
+}
+
+/** Which of these windows another task of the run showed before; "all" when the very pack was. */
+async function seenBefore(
+  ctx: Ctx,
+  task: { id: string; runId: string },
+  packHash: string,
+  hashes: readonly string[],
+): Promise<Set<string> | "all"> {
+  const samePack = await ctx.prisma.group.findFirst({ where: { packHash, taskId: { not: task.id } }, select: { id: true } });
+  if (samePack !== null) return "all";
+  const known = await ctx.prisma.windowFingerprint.findMany({
+    where: { runId: task.runId, hash: { in: [...new Set(hashes)] }, taskId: { not: task.id } },
+    select: { hash: true },
+  });
+  return new Set(known.map((row) => row.hash));
+}
+
+async function storeGroups(
+  tx: Tx,
+  { task, attempt, nodeId }: SignedSubmission,
+  input: SubmissionInput,
+  groups: readonly PreparedGroup[],
+): Promise<void> {
+  const owner = { organizationId: task.organizationId, runId: task.runId };
+  const policyVersion = task.policyVersion;
+  if (policyVersion === null || task.manifestHash === null) throw new Error(`GENERATE task ${task.id} names no policy version`);
+  const manifestHash = task.manifestHash;
+  const audited = groups.flatMap((group) => (group.blind === null ? [] : [{ group, blind: group.blind }]));
+  const verifyTaskIds = await openTasks(
+    tx,
+    audited.map(({ blind }) => ({
+      ...owner,
+      kind: "VERIFY" as const,
+      revision: task.revision,
+      policyVersion,
+      manifestHash,
+      payload: { kind: "VERIFY" as const, manifest: manifestHash, blind: blind.sha256 },
+      excludedNodes: [nodeId],
+    })),
+  );
+  const verifyTaskOf = new Map(audited.map(({ group }, i) => [group.id, verifyTaskIds[i] ?? null]));
+  const rows = groups.map((group) => ({
+    id: group.id,
+    ...owner,
+    taskId: task.id,
+    attemptId: attempt.id,
+    nodeId,
+    index: group.index,
+    exampleSeed: group.seed,
+    prompt: group.example.prompt,
+    policyVersion,
+    packHash: input.pack,
+    state: group.blind === null ? ("SUBMITTED" as const) : ("VERIFYING" as const),
+    meanReward: group.rollouts.reduce((sum, rollout) => sum + rollout.reward, 0) / group.rollouts.length,
+    tokens: group.rollouts.reduce((sum, rollout) => sum + rollout.packed.tokens.length, 0),
+    auditRate: group.auditRate,
+    epoch: group.epoch,
+    duplicate: group.duplicate,
+    verifyTaskId: verifyTaskOf.get(group.id) ?? null,
+    blindHash: group.blind?.sha256 ?? null,
+  }));
+  const references = [
+    { sha256: input.pack, taskId: task.id, kind: "ROLLOUTS" as const },
+    ...audited.map(({ blind }, i) => ({ sha256: blind.sha256, taskId: verifyTaskIds[i] ?? task.id, kind: "BLIND" as const })),
+  ];
+  await tx.pack.createMany({
+    data: audited.map(({ blind }) => ({ sha256: blind.sha256, size: BigInt(blind.size), kind: "BLIND" as const })),
+    skipDuplicates: true,
+  });
+  await tx.packReference.createMany({
+    data: references.map((reference) => ({ ...owner, ...reference, subject: reference.taskId })),
+    skipDuplicates: true,
+  });
+  await tx.group.createMany({ data: rows });
+  await tx.rollout.createMany({
+    data: groups.flatMap((group) =>
+      group.rollouts.map((rollout) => ({
+        id: newId("rollout"),
+        ...owner,
+        groupId: group.id,
+        index: rollout.packed.index,
+        preview: rollout.text.slice(0, 200),
+        tokens: rollout.packed.tokens.length,
+        finishReason: rollout.packed.finish,
+        reward: rollout.reward,
+        rewardParts: rollout.parts,
+      })),
+    ),
+  });
+  await tx.windowFingerprint.createMany({
+    data: groups.flatMap((group) => group.fingerprints.map((hash) => ({ runId: task.runId, hash, taskId: task.id, groupId: group.id }))),
+    skipDuplicates: true,
+  });
+  await appendEvents(
+    tx,
+    rows.map((group): NewEvent => ({
+      stream: runStream(task.runId),
+      organizationId: task.organizationId,
+      type: "group.submitted",
+      subject: toTypeId("group", group.id),
+      data: {
+        node: toTypeId("node", nodeId),
+        version: policyVersion,
+        meanReward: group.meanReward,
+        audited: group.verifyTaskId !== null,
+        duplicate: group.duplicate,
+      },
+    })),
+  );
+}

@@ -1,0 +1,247 @@
+import { timingSafeEqual } from "node:crypto";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { openDatabase } from "@muster/db";
+import { toNodeHandler } from "better-auth/node";
+import { clientAddressHeader, createAuth, isLoopback } from "./auth/auth.ts";
+import { createAuthenticate, credentialsOf, type Identity } from "./auth/authenticate.ts";
+import { createFileStore } from "./blobs/files.ts";
+import { serveBlob } from "./blobs/routes.ts";
+import type { Config } from "./config.ts";
+import type { Ctx, Services } from "./context.ts";
+import { CodedError } from "./errors.ts";
+import { createBus } from "./events/bus.ts";
+import { createEventHub } from "./events/hub.ts";
+import { serveGraphiql } from "./graphql/graphiql.ts";
+import { serveSockets } from "./graphql/sockets.ts";
+import { createGraph, type Operation } from "./graphql/yoga.ts";
+import { readiness } from "./health.ts";
+import { assertPrivate, type Exchange, openExchange, readBody, readJsonObject, sendError, sendJson } from "./http/exchange.ts";
+import { answerCors, createOrigins } from "./http/origins.ts";
+import { createLogger } from "./log.ts";
+import { type Loop, startLoops } from "./loops.ts";
+import { createMetrics } from "./metrics.ts";
+import { createPresence } from "./nodes/presence.ts";
+import { bootstrap } from "./organizations/bootstrap.ts";
+import { createRateLimit } from "./rate-limit.ts";
+import { schema } from "./schema.ts";
+
+export type RunningServer = {
+  /** Where it listens, without a slash at the end. */
+  readonly url: string;
+  readonly services: Services;
+  /** Lets requests under way end, sends sockets away (1001), stops loops, closes the database. Calling it again waits for the same end. */
+  stop(): Promise<void>;
+};
+
+export type ServerOptions = {
+  readonly startedAt?: Date;
+  /** What runs beside the requests. Default: nothing. */
+  readonly loops?: readonly Loop[];
+};
+
+/** Starts a coordinator. Any number of them may share a database (and then a blob folder). */
+export async function startServer(config: Config, { startedAt = new Date(), loops = [] }: ServerOptions = {}): Promise<RunningServer> {
+  const log = createLogger(config.logLevel);
+  const db = openDatabase(config.databaseUrl, { max: config.poolSize, applicationName: "muster api", log: (message) => log.warn(message) });
+  const server = createServer();
+  try {
+    const blobs = await createFileStore(join(config.stateDir, "blobs"));
+    const bus = await createBus({ databaseUrl: config.databaseUrl, pool: db.pool, log });
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(config.port, config.host, 4096, resolve);
+    });
+    // A TCP server has an address with a port.
+    const { port } = server.address() as AddressInfo;
+    const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
+    const publicUrl = (config.publicUrl ?? url).replace(/\/+$/, "");
+    const services: Services = {
+      config,
+      db,
+      prisma: db.prisma,
+      blobs,
+      bus,
+      hub: createEventHub({ pool: db.pool, bus, log }),
+      presence: createPresence(),
+      auth: createAuth({ config, prisma: db.prisma, log, publicUrl }),
+      metrics: createMetrics(),
+      log,
+      startedAt,
+      publicUrl,
+    };
+    const stopServing = serve(server, services);
+    const running = startLoops(services, loops);
+    log.info({ url, publicUrl, loops: loops.length }, "the coordinator listens");
+    let stopped: Promise<void> | undefined;
+    const stop = async () => {
+      await stopServing();
+      await running.stop();
+      await services.presence.flush(db.prisma).catch((error: unknown) => log.warn({ err: error }, "the last heartbeats were not written"));
+      services.hub.close();
+      await bus.close();
+      await db.close();
+      log.info("the coordinator has stopped");
+    };
+    return { url, services, stop: () => (stopped ??= stop()) };
+  } catch (error) {
+    server.close();
+    await db.close();
+    throw error;
+  }
+}
+
+/** Serves every route. Returns the way to stop. */
+function serve(server: ReturnType<typeof createServer>, services: Services): () => Promise<void> {
+  const { config, log, metrics } = services;
+  const authenticate = createAuthenticate(services);
+  const rateLimit = createRateLimit(services);
+  const origins = createOrigins(config, services.publicUrl);
+  const graph = createGraph({ schema, services });
+  const auth = toNodeHandler(services.auth);
+  const streams = new Set<ServerResponse>();
+  let stopping = false;
+
+  const identify = async ({ req, address }: Exchange): Promise<Identity> => {
+    assertPrivate(req, config);
+    try {
+      const identity = await authenticate(credentialsOf(req.headers));
+      if (identity.by === "cookie" && origins.isForeign(req)) {
+        throw new CodedError("ORIGIN_REFUSED", "A session cookie is taken from the dashboard's origin only. Programs send an API key.");
+      }
+      await rateLimit.take(identity.actor, address);
+      return identity;
+    } catch (error) {
+      // Guessing tokens is counted too.
+      if (error instanceof CodedError && error.code === "UNAUTHENTICATED") await rateLimit.take({ kind: "anonymous" }, address);
+      throw error;
+    }
+  };
+  const ctxOf = ({ requestId, log }: Exchange, { actor }: Identity): Ctx => ({ ...services, log, actor, requestId });
+
+  const graphql = async (exchange: Exchange) => {
+    const { req, res } = exchange;
+    if (req.method !== "POST") {
+      res.setHeader("Allow", "POST");
+      throw new CodedError("INPUT_INVALID", "GraphQL is asked with POST and Content-Type: application/json. A person's explorer is at /graphiql.");
+    }
+    const identity = await identify(exchange);
+    const body = await readJsonObject(req, config.maxBodyBytes);
+    const operation: Operation = {
+      ctx: ctxOf(exchange, identity),
+      forgeable: identity.by === "cookie" && !origins.trusts(req.headers.origin),
+    };
+    if (req.headers.accept?.includes("text/event-stream")) streams.add(res);
+    // The engine's adapter takes a body that was read before.
+    await graph(Object.assign(req, { body }), res, operation);
+  };
+
+  const operator = async (exchange: Exchange) => {
+    if (config.operatorToken === undefined) throw nothingHere(exchange.url);
+    assertOperator(exchange, config.operatorToken);
+    sendJson(exchange, 200, await bootstrap(services, await readJsonObject(exchange.req, config.maxBodyBytes)));
+  };
+
+  const authRoute = async (exchange: Exchange) => {
+    assertPrivate(exchange.req, config);
+    await rateLimit.take({ kind: "anonymous" }, exchange.address);
+    exchange.req.headers[clientAddressHeader] = exchange.address;
+    const { req } = exchange;
+    if (req.method !== "GET" && req.method !== "HEAD") {
+      const body = await readBody(req, 64 * 1024);
+      Object.assign(req, { rawBody: body, body: body.length === 0 ? undefined : body.toString("utf8") });
+    }
+    await auth(req, exchange.res);
+  };
+
+  const route = async (exchange: Exchange): Promise<void> => {
+    const { url, req } = exchange;
+    const [, first] = url.pathname.split("/");
+    switch (first) {
+      case "healthz":
+        return sendJson(exchange, 200, { ok: true });
+      case "readyz": {
+        const { ready, checks } = await readiness(services);
+        return sendJson(exchange, ready && !stopping ? 200 : 503, { ready: ready && !stopping, checks });
+      }
+      case "metrics": {
+        if (!isLoopback(req.socket.remoteAddress ?? "") || config.trustProxy) assertOperator(exchange, config.operatorToken);
+        exchange.res.writeHead(200, { "Content-Type": metrics.registry.contentType });
+        exchange.res.end(await metrics.registry.metrics());
+        return;
+      }
+      case "graphql":
+        return await graphql(exchange);
+      case "blobs":
+        return await serveBlob(ctxOf(exchange, await identify(exchange)), exchange);
+      case "auth":
+        return await authRoute(exchange);
+      case "operator":
+        if (url.pathname === "/operator/bootstrap" && req.method === "POST") return await operator(exchange);
+        break;
+      case "graphiql":
+        if (config.graphiql && (await serveGraphiql(exchange))) return;
+        break;
+    }
+    throw nothingHere(url);
+  };
+
+  const handle = async (req: IncomingMessage, res: ServerResponse) => {
+    const started = performance.now();
+    const exchange = openExchange(req, res, config, log);
+    res.once("close", () => {
+      streams.delete(res);
+      const [, first = ""] = exchange.url.pathname.split("/");
+      const seconds = (performance.now() - started) / 1000;
+      metrics.requests.observe({ route: routes.has(first) ? `/${first}` : "other", status: res.statusCode }, seconds);
+      exchange.log.debug({ method: req.method, path: exchange.url.pathname, status: res.statusCode, seconds }, "answered");
+    });
+    try {
+      if (answerCors(exchange, origins)) return;
+      if (stopping) throw new CodedError("NOT_READY", "The coordinator is going away. Try again in a moment.");
+      await route(exchange);
+    } catch (error) {
+      metrics.refused.inc({ code: sendError(exchange, error) });
+    }
+  };
+  server.on("request", (req, res) => {
+    handle(req, res).catch((error: unknown) => {
+      log.error({ err: error }, "a request could not be answered");
+      res.destroy();
+    });
+  });
+  // A checkpoint over a slow line takes long; a line that stands still is cut by its own timeout.
+  server.requestTimeout = 0;
+  server.headersTimeout = 30_000;
+  server.keepAliveTimeout = 65_000;
+  const sockets = serveSockets({ server, graph, services, authenticate, origins, rateLimit });
+
+  return async () => {
+    stopping = true;
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    for (const stream of streams) stream.destroy();
+    await sockets.close();
+    server.closeIdleConnections();
+    const cut = setTimeout(() => server.closeAllConnections(), 5_000);
+    const idle = setInterval(() => server.closeIdleConnections(), 100);
+    await closed;
+    clearTimeout(cut);
+    clearInterval(idle);
+  };
+}
+
+const routes = new Set(["healthz", "readyz", "metrics", "graphql", "blobs", "auth", "operator", "graphiql"]);
+
+/** @throws CodedError `FORBIDDEN` */
+function assertOperator({ req }: Exchange, token: string | undefined): void {
+  const given = Buffer.from(req.headers.authorization?.replace(/^Bearer /, "") ?? "");
+  const expected = Buffer.from(token ?? "");
+  const local = isLoopback(req.socket.remoteAddress ?? "");
+  if (token !== undefined && local && given.length === expected.length && timingSafeEqual(given, expected)) return;
+  throw new CodedError("FORBIDDEN", "This is for the operator of this machine: from loopback, with the operator token.");
+}
+
+function nothingHere({ pathname }: URL): CodedError {
+  return new CodedError("NOT_FOUND", `There is nothing at ${pathname.slice(0, 100)}. The API is at /graphql, its explorer at /graphiql.`);
+}

@@ -1,0 +1,234 @@
+import type { Attempt, Prisma, Task, TaskKind } from "@muster/db";
+import { newId, type TaskPayload, toTypeId } from "@muster/protocol";
+import type { Ctx, Tx } from "../context.ts";
+import { CodedError } from "../errors.ts";
+import { appendEvents, type EventType, type NewEvent, runStream } from "../events/append.ts";
+import { attemptsThatMayBecome, tasksThatMayBecome, unfinishedTaskStates } from "./states.ts";
+
+// Invariant: a task has at most one LIVE attempt, and its number is Task.attempt. The number grows at the claim and at no
+// other moment, so everything after a claim names (task, attempt), locks the task row first and compares: whoever lost the
+// lease cannot contribute, however late its message arrives. Only the lease row's own deadline ends a lease.
+
+export type NewTask = {
+  /** Made before, where the payload depends on it: seeds are derived from a task's id. */
+  readonly id?: string;
+  readonly organizationId: string;
+  readonly runId: string;
+  readonly kind: TaskKind;
+  readonly revision: number;
+  readonly policyVersion?: number;
+  readonly manifestHash?: string;
+  readonly payload: TaskPayload | Prisma.JsonValue;
+  /** Higher is claimed first among tasks of its kind. Default 0. */
+  readonly priority?: number;
+  readonly notBefore?: Date;
+  readonly excludedNodes?: readonly string[];
+};
+
+/** Opens a task. After the commit, publish `offers:<KIND>` so that waiting nodes look. */
+export async function openTask(tx: Tx, input: NewTask): Promise<string> {
+  const [id] = await openTasks(tx, [input]);
+  if (id === undefined) throw new Error("one task in, one id out");
+  return id;
+}
+
+/** Opens several tasks in two statements. Returns their ids in order. */
+export async function openTasks(tx: Tx, inputs: readonly NewTask[]): Promise<string[]> {
+  const rows = inputs.map(({ excludedNodes, payload, ...input }) => ({
+    ...input,
+    id: input.id ?? newId("task"),
+    excludedNodes: [...(excludedNodes ?? [])],
+    // A payload is plain JSON by its zod schema.
+    payload: payload as Prisma.InputJsonValue,
+  }));
+  if (rows.length === 0) return [];
+  await tx.task.createMany({ data: rows });
+  await appendEvents(
+    tx,
+    rows.map((row) => taskEvent("task.opened", { ...row, policyVersion: row.policyVersion ?? null, attempt: 0 })),
+  );
+  return rows.map((row) => row.id);
+}
+
+export type Fence =
+  | { readonly kind: "fresh"; readonly task: Task; readonly attempt: Attempt }
+  | { readonly kind: "duplicate"; readonly task: Task; readonly attempt: Attempt }
+  | { readonly kind: "lost"; readonly message: string };
+
+/**
+ * Lets exactly one submission of a task through. Locks the task row; a fresh one makes task and attempt SUBMITTED. A late submit
+ * wins while nobody newer holds the task; the same submission again is a duplicate; everything else has lost the lease.
+ */
+export async function acceptSubmission(
+  tx: Tx,
+  input: { taskId: string; attempt: number; nodeId: string; packHash: string },
+): Promise<Fence> {
+  const task = await lockTask(tx, input.taskId);
+  const attempt = await tx.attempt.findUnique({ where: { taskId_number: { taskId: input.taskId, number: input.attempt } } });
+  if (task === null || attempt === null || attempt.nodeId !== input.nodeId) return lost(input, "This node never held it.");
+  if (attempt.state === "SUBMITTED") {
+    if (attempt.packHash === input.packHash) return { kind: "duplicate", task, attempt };
+    return lost(input, "It was answered with another pack; only the first one counts.");
+  }
+  if (task.attempt !== attempt.number) return lost(input, `Attempt ${task.attempt} has begun since. Claim again.`);
+  if (!attemptsThatMayBecome("SUBMITTED").includes(attempt.state))
+    return lost(input, `It is ${attempt.state}${attempt.reason === null ? "" : ` (${attempt.reason})`}. Claim again.`);
+  if (!tasksThatMayBecome("SUBMITTED").includes(task.state)) return lost(input, `The task is ${task.state}. Claim again.`);
+
+  const now = new Date();
+  const submitted = await tx.attempt.update({
+    where: { id: attempt.id },
+    data: { state: "SUBMITTED", endedAt: now, packHash: input.packHash },
+  });
+  const after = await tx.task.update({ where: { id: task.id }, data: { state: "SUBMITTED", leaseUntil: null } });
+  await appendEvents(tx, [taskEvent("task.submitted", after, { node: toTypeId("node", input.nodeId) })]);
+  return { kind: "fresh", task: after, attempt: submitted };
+}
+
+/** SUBMITTED → DONE: its result was taken. */
+export async function completeTask(tx: Tx, task: Pick<Task, "id">): Promise<void> {
+  const after = await move(tx, task.id, "DONE", { doneAt: new Date() });
+  await appendEvents(tx, [taskEvent("task.done", after)]);
+}
+
+/**
+ * Gives a task back: to OPEN, or to FAILED when its attempts are used up. For a submission that was refused, and for a node that
+ * may no longer hold it. The caller has ended the attempt.
+ */
+export async function reopenTask(tx: Tx, task: Pick<Task, "id">, reason: string): Promise<"OPEN" | "FAILED"> {
+  const current = await lockTask(tx, task.id);
+  if (current === null) throw new Error(`task ${task.id} is gone`);
+  if (current.attempt >= current.maxAttempts) {
+    await failTask(tx, task, `${reason} (attempt ${current.attempt} of ${current.maxAttempts})`);
+    return "FAILED";
+  }
+  const after = await move(tx, task.id, "OPEN", { leaseNodeId: null, leaseUntil: null });
+  await appendEvents(tx, [taskEvent("task.released", after, { reason })]);
+  return "OPEN";
+}
+
+/** Gives a task up for good. What that means for its run is the planner's to decide. */
+export async function failTask(tx: Tx, task: Pick<Task, "id">, reason: string): Promise<void> {
+  const after = await move(tx, task.id, "FAILED", { failure: reason, leaseNodeId: null, leaseUntil: null, doneAt: new Date() });
+  await appendEvents(tx, [taskEvent("task.failed", after, { reason })]);
+}
+
+/** Cancels the unfinished tasks that `where` names, with their LIVE attempts. Returns how many. */
+export async function cancelTasks(tx: Tx, where: Prisma.TaskWhereInput, reason: string): Promise<number> {
+  const tasks = await tx.task.findMany({
+    where: { AND: [where, { state: { in: unfinishedTaskStates } }] },
+    orderBy: { id: "asc" },
+    select: { id: true },
+  });
+  if (tasks.length === 0) return 0;
+  // Locked in the order of their ids, and read again under the lock: a claim may have come first.
+  const cancelled = await tx.$queryRaw<Task[]>`
+    WITH picked AS MATERIALIZED (
+      SELECT id FROM "Task" WHERE id = ANY(${tasks.map((task) => task.id)}::uuid[]) AND state IN ('OPEN', 'LEASED', 'SUBMITTED')
+      ORDER BY id FOR UPDATE
+    )
+    UPDATE "Task" t SET state = 'CANCELLED', failure = ${reason}, "leaseNodeId" = NULL, "leaseUntil" = NULL, "doneAt" = now(), "updatedAt" = now()
+    FROM picked WHERE t.id = picked.id
+    RETURNING t.*`;
+  await tx.attempt.updateMany({
+    where: { taskId: { in: cancelled.map((task) => task.id) }, state: "LIVE" },
+    data: { state: "CANCELLED", endedAt: new Date(), reason },
+  });
+  await appendEvents(
+    tx,
+    cancelled.map((task) => taskEvent("task.cancelled", task, { reason })),
+  );
+  return cancelled.length;
+}
+
+/**
+ * Renews the caller's lease for as long as its run's spec says.
+ * @throws CodedError `LEASE_LOST`
+ */
+export async function renewLease(ctx: Ctx, input: { taskId: string; attempt: number }): Promise<{ leaseUntil: Date }> {
+  const nodeId = nodeOf(ctx);
+  // One statement on the hot path: every working node comes here three times a lease.
+  const { rows } = await ctx.db.pool.query<{ leaseUntil: Date }>({
+    name: "renew-lease",
+    text: `
+      WITH renewed AS (
+        UPDATE "Task" t SET "leaseUntil" = now() + make_interval(secs => COALESCE((v.spec->>'leaseSeconds')::float8, $4)), "updatedAt" = now()
+        FROM "RunRevision" v
+        WHERE t.id = $1 AND t.attempt = $2 AND t."leaseNodeId" = $3 AND t.state = 'LEASED'
+          AND v."runId" = t."runId" AND v.number = t.revision
+        RETURNING t.id, t.attempt, t."leaseUntil"
+      )
+      UPDATE "Attempt" a SET "leaseUntil" = renewed."leaseUntil" FROM renewed
+      WHERE a."taskId" = renewed.id AND a.number = renewed.attempt AND a.state = 'LIVE'
+      RETURNING a."leaseUntil"`,
+    values: [input.taskId, input.attempt, nodeId, ctx.config.leaseSeconds],
+  });
+  const [row] = rows;
+  if (row === undefined) {
+    throw new CodedError(
+      "LEASE_LOST",
+      `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is no longer live. Submit if you are nearly done (it counts unless somebody else has claimed), else claim again.`,
+    );
+  }
+  return { leaseUntil: row.leaseUntil };
+}
+
+/**
+ * Hands a task back before its lease ends. Doing it twice is harmless.
+ * @throws CodedError `LEASE_LOST` when the attempt ended another way.
+ */
+export async function releaseTask(ctx: Ctx, input: { taskId: string; attempt: number; reason: string }): Promise<void> {
+  const nodeId = nodeOf(ctx);
+  const kind = await ctx.prisma.$transaction(async (tx) => {
+    const task = await lockTask(tx, input.taskId);
+    const attempt = await tx.attempt.findUnique({ where: { taskId_number: { taskId: input.taskId, number: input.attempt } } });
+    if (task === null || attempt === null || attempt.nodeId !== nodeId || !["LIVE", "RELEASED"].includes(attempt.state))
+      throw new CodedError("LEASE_LOST", `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is not this node's to release.`);
+    if (attempt.state === "RELEASED") return null;
+    const reason = input.reason.slice(0, 500);
+    await tx.attempt.update({ where: { id: attempt.id }, data: { state: "RELEASED", endedAt: new Date(), reason } });
+    await reopenTask(tx, task, `released: ${reason}`);
+    return task;
+  });
+  if (kind === null) return;
+  ctx.bus.publish("events");
+  ctx.bus.publish(`offers:${kind.kind}`);
+  ctx.bus.publish(`run:${kind.runId}`);
+}
+
+/** The calling node's id. @throws CodedError `UNAUTHENTICATED` */
+export function nodeOf(ctx: Ctx): string {
+  if (ctx.actor.kind === "node") return ctx.actor.nodeId;
+  throw new CodedError("UNAUTHENTICATED", "Only a node with a session holds leases. Register the node first.");
+}
+
+/** An event about a task, in its run's stream. */
+export function taskEvent(
+  type: EventType,
+  task: Pick<Task, "id" | "runId" | "organizationId" | "kind" | "attempt" | "policyVersion">,
+  more: NewEvent["data"] = {},
+): NewEvent {
+  return {
+    stream: runStream(task.runId),
+    organizationId: task.organizationId,
+    type,
+    subject: toTypeId("task", task.id),
+    data: { kind: task.kind, attempt: task.attempt, version: task.policyVersion, ...more },
+  };
+}
+
+async function lockTask(tx: Tx, id: string): Promise<Task | null> {
+  await tx.$queryRaw`SELECT 1 FROM "Task" WHERE id = ${id}::uuid FOR UPDATE`;
+  return tx.task.findUnique({ where: { id } });
+}
+
+async function move(tx: Tx, id: string, to: Task["state"], data: Prisma.TaskUpdateManyMutationInput): Promise<Task> {
+  const moved = await tx.task.updateManyAndReturn({ where: { id, state: { in: tasksThatMayBecome(to) } }, data: { ...data, state: to } });
+  const [task] = moved;
+  if (task === undefined) throw new CodedError("STATE_CONFLICT", `${toTypeId("task", id)} cannot become ${to} any more. Read it again.`);
+  return task;
+}
+
+function lost(input: { taskId: string; attempt: number }, why: string): Fence {
+  return { kind: "lost", message: `The lease of attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is lost. ${why}` };
+}

@@ -1,0 +1,65 @@
+import { createPublicKey, verify } from "node:crypto";
+import { submissionBytes, toTypeId } from "@muster/protocol";
+import type { Ctx } from "../context.ts";
+import { CodedError, type ErrorCode, notFound } from "../errors.ts";
+
+/** What a node sends when a task is done. */
+export type SubmissionInput = {
+  readonly taskId: string;
+  readonly attempt: number;
+  /** SHA-256 of the pack (of the manifest, for a step), uploaded before. */
+  readonly pack: string;
+  /** Ed25519 over protocol's `submissionBytes`, hexadecimal. */
+  readonly signature: string;
+  /** CPU-seconds spent, as the node says; only ever used for cost figures. */
+  readonly cpuSeconds?: number;
+};
+
+/** The expected outcomes of a submission; anything else is thrown. */
+export type SubmissionOutcome =
+  | { readonly kind: "submitted"; readonly taskId: string; readonly duplicate: boolean }
+  | { readonly kind: "lost"; readonly taskId: string; readonly message: string }
+  | { readonly kind: "refused"; readonly taskId: string; readonly code: ErrorCode; readonly message: string };
+
+/** The submitting node and its task, once the signature over (run, task, attempt, pack hash) is verified. */
+export type SignedSubmission = Awaited<ReturnType<typeof openSubmission>>;
+
+/**
+ * Checks who submits and that they vouch for it, before anything is read or stored.
+ * @throws CodedError `UNAUTHENTICATED`, `NOT_FOUND`, `INPUT_INVALID` or `SIGNATURE_INVALID`
+ */
+export async function openSubmission(ctx: Ctx, input: SubmissionInput) {
+  if (ctx.actor.kind !== "node") throw new CodedError("UNAUTHENTICATED", "Only a node with a session submits work. Register the node first.");
+  if (!/^[0-9a-f]{64}$/.test(input.pack)) throw new CodedError("INPUT_INVALID", "`pack` must be a SHA-256 in lower-case hexadecimal.");
+  if (!/^[0-9a-f]{128}$/.test(input.signature)) throw new CodedError("INPUT_INVALID", "`signature` must be 64 bytes in lower-case hexadecimal.");
+  const { nodeId } = ctx.actor;
+  const attempt = await ctx.prisma.attempt.findUnique({
+    where: { taskId_number: { taskId: input.taskId, number: input.attempt } },
+    include: { task: { include: { run: true } }, node: { select: { publicKey: true } } },
+  });
+  // Somebody else's attempt is answered like one that does not exist.
+  if (attempt === null || attempt.nodeId !== nodeId) throw notFound("The attempt");
+  const bytes = submissionBytes({
+    run: toTypeId("run", attempt.runId),
+    task: toTypeId("task", input.taskId),
+    attempt: input.attempt,
+    pack: input.pack,
+  });
+  if (!verifyEd25519(attempt.node.publicKey, bytes, input.signature))
+    throw new CodedError("SIGNATURE_INVALID", "The signature is not this node's over (run, task, attempt, pack). Sign with the key the node registered.");
+  const { task, node: _, ...rest } = attempt;
+  return { nodeId, attempt: rest, task, run: task.run };
+}
+
+/** Verifies an Ed25519 signature (RFC 8032). `publicKeyHex` is the raw 32-byte key. */
+export function verifyEd25519(publicKeyHex: string, bytes: Uint8Array, signatureHex: string): boolean {
+  try {
+    const key = createPublicKey({
+      key: { kty: "OKP", crv: "Ed25519", x: Buffer.from(publicKeyHex, "hex").toString("base64url") },
+      format: "jwk",
+    });
+    return verify(null, bytes, key, Buffer.from(signatureHex, "hex"));
+  } catch {
+    return false;
+  }
+}
