@@ -1,10 +1,10 @@
-import type PrismaTypes from "../generated/pothos-types.ts";
-import { getDatamodel } from "../generated/pothos-types.ts";
 import SchemaBuilder from "@pothos/core";
 import ErrorsPlugin from "@pothos/plugin-errors";
 import PrismaPlugin from "@pothos/plugin-prisma";
 import RelayPlugin from "@pothos/plugin-relay";
 import ScopeAuthPlugin from "@pothos/plugin-scope-auth";
+import type PrismaTypes from "../generated/pothos-types.ts";
+import { getDatamodel } from "../generated/pothos-types.ts";
 import type { Action } from "./auth/permissions.ts";
 import { allows } from "./auth/permissions.ts";
 import type { Ctx } from "./context.ts";
@@ -37,7 +37,10 @@ export const builder = new SchemaBuilder<{
     edgesFieldOptions: { nullable: false },
     nodeFieldOptions: { nullable: false },
     nodesFieldOptions: { nullable: false },
-    nodeQueryOptions: { authScopes: { public: true }, description: "Anything by its id; null when there is no such thing." },
+    nodeQueryOptions: {
+      authScopes: { public: true },
+      description: "Anything by its id; null when there is no such thing.",
+    },
     nodesQueryOptions: false,
   },
   prisma: {
@@ -54,8 +57,14 @@ export const builder = new SchemaBuilder<{
     runScopesOnType: true,
     unauthorizedError: (_parent, ctx, info) =>
       ctx.actor.kind === "anonymous"
-        ? new CodedError("UNAUTHENTICATED", `Sign in, or send a token, to use ${info.parentType.name}.${info.fieldName}.`)
-        : new CodedError("FORBIDDEN", `You may not use ${info.parentType.name}.${info.fieldName}. Ask an owner of the organization.`),
+        ? new CodedError(
+            "UNAUTHENTICATED",
+            `Sign in, or send a token, to use ${info.parentType.name}.${info.fieldName}.`,
+          )
+        : new CodedError(
+            "FORBIDDEN",
+            `You may not use ${info.parentType.name}.${info.fieldName}. Ask an owner of the organization.`,
+          ),
     authScopes: (ctx) => ({
       public: true,
       signedIn: ctx.actor.kind !== "anonymous",

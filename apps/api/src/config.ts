@@ -4,9 +4,7 @@ import { z } from "zod";
 export type Config = z.infer<typeof configSchema>;
 
 const seconds = (value: number) => z.coerce.number().positive().default(value);
-const flag = z
-  .enum(["0", "1", "true", "false"])
-  .transform((value) => value === "1" || value === "true");
+const flag = z.enum(["0", "1", "true", "false"]).transform((value) => value === "1" || value === "true");
 
 const configSchema = z.object({
   databaseUrl: z.string().min(1, "set DATABASE_URL to a Postgres URL"),
@@ -36,8 +34,16 @@ const configSchema = z.object({
   sweepDelaySeconds: z.coerce.number().min(0).default(30),
   leaseSeconds: seconds(60),
   sessionSeconds: seconds(3600),
-  maxPackBytes: z.coerce.number().int().positive().default(100 * 1024 * 1024),
-  maxBodyBytes: z.coerce.number().int().positive().default(1024 * 1024),
+  maxPackBytes: z.coerce
+    .number()
+    .int()
+    .positive()
+    .default(100 * 1024 * 1024),
+  maxBodyBytes: z.coerce
+    .number()
+    .int()
+    .positive()
+    .default(1024 * 1024),
   /** Requests a client may make in ten seconds before it is told to slow down. */
   requestsPerTenSeconds: z.coerce.number().int().positive().default(600),
   blobGraceSeconds: seconds(3600),

@@ -12,7 +12,12 @@ import type { Presence } from "./nodes/presence.ts";
 export type Actor =
   | { readonly kind: "anonymous" }
   | { readonly kind: "person"; readonly userId: string; readonly memberships: readonly Membership[] }
-  | { readonly kind: "apiKey"; readonly keyId: string; readonly organizationId: string; readonly scopes: readonly string[] }
+  | {
+      readonly kind: "apiKey";
+      readonly keyId: string;
+      readonly organizationId: string;
+      readonly scopes: readonly string[];
+    }
   | { readonly kind: "node"; readonly nodeId: string; readonly sessionId: string }
   /** The coordinator's own loops. */
   | { readonly kind: "system" };

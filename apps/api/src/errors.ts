@@ -37,7 +37,11 @@ export class CodedError extends Error {
   readonly code: ErrorCode;
   readonly details: Record<string, unknown>;
 
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; details?: Record<string, unknown> }) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options?: { cause?: unknown; details?: Record<string, unknown> },
+  ) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     this.name = "CodedError";
     this.code = code;
@@ -54,5 +58,8 @@ export class CodedError extends Error {
 }
 
 export function notFound(what: string): CodedError {
-  return new CodedError("NOT_FOUND", `${what} does not exist, or you may not see it. Check the id and who you are signed in as.`);
+  return new CodedError(
+    "NOT_FOUND",
+    `${what} does not exist, or you may not see it. Check the id and who you are signed in as.`,
+  );
 }

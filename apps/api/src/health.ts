@@ -2,12 +2,16 @@ import { readdir } from "node:fs/promises";
 import { migrationsFolder } from "@muster/db";
 import type { Services } from "./context.ts";
 
-export type Readiness = { readonly ready: boolean; readonly checks: Record<"database" | "migrations" | "blobs", string> };
+export type Readiness = {
+  readonly ready: boolean;
+  readonly checks: Record<"database" | "migrations" | "blobs", string>;
+};
 
 /** Whether this process can serve: the database answers, has every migration, and blobs can be written. */
 export async function readiness(services: Services): Promise<Readiness> {
   const database = await outcome(() => services.db.pool.query("SELECT 1"));
-  const migrations = database === "ok" ? await outcome(() => assertMigrated(services)) : "unknown: no database";
+  const migrations =
+    database === "ok" ? await outcome(() => assertMigrated(services)) : "unknown: no database";
   const blobs = await outcome(() => services.blobs.probe());
   const checks = { database, migrations, blobs };
   return { ready: Object.values(checks).every((state) => state === "ok"), checks };
@@ -20,7 +24,10 @@ async function assertMigrated({ db }: Services): Promise<void> {
   );
   const applied = new Set(rows.map(({ name }) => name));
   const missing = entries.filter((entry) => entry.isDirectory() && !applied.has(entry.name));
-  if (missing.length > 0) throw new Error(`not applied: ${missing.map(({ name }) => name).join(", ")}. Start once with MUSTER_MIGRATE=1.`);
+  if (missing.length > 0)
+    throw new Error(
+      `not applied: ${missing.map(({ name }) => name).join(", ")}. Start once with MUSTER_MIGRATE=1.`,
+    );
 }
 
 async function outcome(check: () => Promise<unknown>): Promise<string> {

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import pg from "pg";
-import type { Topic, TopicPattern } from "./events/bus.ts";
 import { type Ctx, type Services, systemCtx } from "./context.ts";
+import type { Topic, TopicPattern } from "./events/bus.ts";
 
 /** Work that nobody asks for: a domain function called again and again, and when a topic is nudged. */
 export type Loop = {
@@ -35,7 +35,9 @@ export type RunningLoops = {
 export function startLoops(services: Services, loops: readonly Loop[]): RunningLoops {
   const abort = new AbortController();
   const election = loops.some((loop) => loop.leader) ? startElection(services) : undefined;
-  const running = loops.map((loop) => runLoop(services, loop, abort.signal, () => !loop.leader || election?.leads(loop.name)));
+  const running = loops.map((loop) =>
+    runLoop(services, loop, abort.signal, () => !loop.leader || election?.leads(loop.name)),
+  );
   return {
     async stop() {
       abort.abort();
@@ -82,7 +84,14 @@ async function runLoop(
       if (await mayRun()) {
         const turn = { topics, signal };
         topics = new Set();
-        await loop.run(ctx, turn);
+        const begun = performance.now();
+        let outcome = "failed";
+        try {
+          await loop.run(ctx, turn);
+          outcome = "ok";
+        } finally {
+          services.metrics.turns.observe({ loop: loop.name, outcome }, (performance.now() - begun) / 1000);
+        }
       } else {
         topics.clear();
       }
@@ -132,7 +141,10 @@ function startElection(services: Services): Election {
     client ??= connect();
     try {
       const connection = await client;
-      const { rows } = await connection.query<{ got: boolean }>("SELECT pg_try_advisory_lock($1, $2) AS got", lockOf(name));
+      const { rows } = await connection.query<{ got: boolean }>(
+        "SELECT pg_try_advisory_lock($1, $2) AS got",
+        lockOf(name),
+      );
       if (rows[0]?.got) held.add(name);
       return rows[0]?.got ?? false;
     } catch (error) {

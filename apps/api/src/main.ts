@@ -14,7 +14,7 @@ try {
   const log = createLogger(config.logLevel);
   log.info({ startedAt: startedAt.toISOString() }, "the coordinator starts");
   if (config.migrate) log.info({ applied: await migrate(config.databaseUrl) }, "the database is migrated");
-  const server = await startServer(config, { startedAt, loops: config.loops ? allLoops : [] });
+  const server = await startServer(config, { startedAt, log, loops: config.loops ? allLoops : [] });
   collectDefaultMetrics({ register: server.services.metrics.registry });
   const stop = (signal: string) => {
     log.info({ signal }, "stopping");
@@ -30,8 +30,14 @@ try {
   };
   process.once("SIGTERM", stop);
   process.once("SIGINT", stop);
-  process.on("unhandledRejection", (reason) => log.error({ err: reason }, "a promise was rejected and nobody looked"));
+  process.on("unhandledRejection", (reason) =>
+    log.error({ err: reason }, "a promise was rejected and nobody looked"),
+  );
 } catch (error) {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  const message = error instanceof Error ? error.message : String(error);
+  const hint = message.includes("EADDRINUSE")
+    ? " Stop what listens there, or set MUSTER_PORT to another port."
+    : "";
+  process.stderr.write(`The coordinator did not start: ${message}${hint}\n`);
   process.exitCode = 1;
 }

@@ -23,13 +23,21 @@ export function createMetrics() {
     }),
     sockets: new Gauge({ name: "muster_websockets", help: "Open WebSocket connections.", registers }),
     subscriptions: new Gauge({ name: "muster_subscriptions", help: "Subscriptions under way.", registers }),
-    sent: new Counter({ name: "muster_subscription_messages_total", help: "Messages sent to subscribers.", registers }),
+    sent: new Counter({
+      name: "muster_subscription_messages_total",
+      help: "Messages sent to subscribers.",
+      registers,
+    }),
     executions: new Counter({
       name: "muster_subscription_executions_total",
       help: "Executions made for those messages; fewer, because equal subscriptions share one.",
       registers,
     }),
-    numbered: new Counter({ name: "muster_events_numbered_total", help: "Events the sequencer numbered here.", registers }),
+    numbered: new Counter({
+      name: "muster_events_numbered_total",
+      help: "Events the sequencer numbered here.",
+      registers,
+    }),
     blobBytes: new Counter({
       name: "muster_blob_bytes_total",
       help: "Bytes of blobs received and sent.",

@@ -4,6 +4,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { openDatabase } from "@muster/db";
 import { toNodeHandler } from "better-auth/node";
+import type { Logger } from "pino";
 import { clientAddressHeader, createAuth, isLoopback } from "./auth/auth.ts";
 import { createAuthenticate, credentialsOf, type Identity } from "./auth/authenticate.ts";
 import { createFileStore } from "./blobs/files.ts";
@@ -11,13 +12,21 @@ import { serveBlob } from "./blobs/routes.ts";
 import type { Config } from "./config.ts";
 import type { Ctx, Services } from "./context.ts";
 import { CodedError } from "./errors.ts";
-import { createBus } from "./events/bus.ts";
+import { type Bus, createBus } from "./events/bus.ts";
 import { createEventHub } from "./events/hub.ts";
 import { serveGraphiql } from "./graphql/graphiql.ts";
 import { serveSockets } from "./graphql/sockets.ts";
 import { createGraph, type Operation } from "./graphql/yoga.ts";
 import { readiness } from "./health.ts";
-import { assertPrivate, type Exchange, openExchange, readBody, readJsonObject, sendError, sendJson } from "./http/exchange.ts";
+import {
+  assertPrivate,
+  type Exchange,
+  openExchange,
+  readBody,
+  readJsonObject,
+  sendError,
+  sendJson,
+} from "./http/exchange.ts";
 import { answerCors, createOrigins } from "./http/origins.ts";
 import { createLogger } from "./log.ts";
 import { type Loop, startLoops } from "./loops.ts";
@@ -39,16 +48,25 @@ export type ServerOptions = {
   readonly startedAt?: Date;
   /** What runs beside the requests. Default: nothing. */
   readonly loops?: readonly Loop[];
+  /** Default: standard output, at the configuration's level. */
+  readonly log?: Logger;
 };
 
 /** Starts a coordinator. Any number of them may share a database (and then a blob folder). */
-export async function startServer(config: Config, { startedAt = new Date(), loops = [] }: ServerOptions = {}): Promise<RunningServer> {
-  const log = createLogger(config.logLevel);
-  const db = openDatabase(config.databaseUrl, { max: config.poolSize, applicationName: "muster api", log: (message) => log.warn(message) });
+export async function startServer(
+  config: Config,
+  { startedAt = new Date(), loops = [], log = createLogger(config.logLevel) }: ServerOptions = {},
+): Promise<RunningServer> {
+  const db = openDatabase(config.databaseUrl, {
+    max: config.poolSize,
+    applicationName: "muster api",
+    log: (message) => log.warn(message),
+  });
   const server = createServer();
+  let bus: Bus | undefined;
   try {
     const blobs = await createFileStore(join(config.stateDir, "blobs"));
-    const bus = await createBus({ databaseUrl: config.databaseUrl, pool: db.pool, log });
+    bus = await createBus({ databaseUrl: config.databaseUrl, pool: db.pool, log });
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       server.listen(config.port, config.host, 4096, resolve);
@@ -78,15 +96,18 @@ export async function startServer(config: Config, { startedAt = new Date(), loop
     const stop = async () => {
       await stopServing();
       await running.stop();
-      await services.presence.flush(db.prisma).catch((error: unknown) => log.warn({ err: error }, "the last heartbeats were not written"));
+      await services.presence
+        .flush(db.prisma)
+        .catch((error: unknown) => log.warn({ err: error }, "the last heartbeats were not written"));
       services.hub.close();
-      await bus.close();
+      await services.bus.close();
       await db.close();
       log.info("the coordinator has stopped");
     };
     return { url, services, stop: () => (stopped ??= stop()) };
   } catch (error) {
     server.close();
+    await bus?.close();
     await db.close();
     throw error;
   }
@@ -108,23 +129,35 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
     try {
       const identity = await authenticate(credentialsOf(req.headers));
       if (identity.by === "cookie" && origins.isForeign(req)) {
-        throw new CodedError("ORIGIN_REFUSED", "A session cookie is taken from the dashboard's origin only. Programs send an API key.");
+        throw new CodedError(
+          "ORIGIN_REFUSED",
+          "A session cookie is taken from the dashboard's origin only. Programs send an API key.",
+        );
       }
       await rateLimit.take(identity.actor, address);
       return identity;
     } catch (error) {
       // Guessing tokens is counted too.
-      if (error instanceof CodedError && error.code === "UNAUTHENTICATED") await rateLimit.take({ kind: "anonymous" }, address);
+      if (error instanceof CodedError && error.code === "UNAUTHENTICATED")
+        await rateLimit.take({ kind: "anonymous" }, address);
       throw error;
     }
   };
-  const ctxOf = ({ requestId, log }: Exchange, { actor }: Identity): Ctx => ({ ...services, log, actor, requestId });
+  const ctxOf = ({ requestId, log }: Exchange, { actor }: Identity): Ctx => ({
+    ...services,
+    log,
+    actor,
+    requestId,
+  });
 
   const graphql = async (exchange: Exchange) => {
     const { req, res } = exchange;
     if (req.method !== "POST") {
       res.setHeader("Allow", "POST");
-      throw new CodedError("INPUT_INVALID", "GraphQL is asked with POST and Content-Type: application/json. A person's explorer is at /graphiql.");
+      throw new CodedError(
+        "INPUT_INVALID",
+        "GraphQL is asked with POST and Content-Type: application/json. A person's explorer is at /graphiql.",
+      );
     }
     const identity = await identify(exchange);
     const body = await readJsonObject(req, config.maxBodyBytes);
@@ -140,7 +173,11 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
   const operator = async (exchange: Exchange) => {
     if (config.operatorToken === undefined) throw nothingHere(exchange.url);
     assertOperator(exchange, config.operatorToken);
-    sendJson(exchange, 200, await bootstrap(services, await readJsonObject(exchange.req, config.maxBodyBytes)));
+    sendJson(
+      exchange,
+      200,
+      await bootstrap(services, await readJsonObject(exchange.req, config.maxBodyBytes)),
+    );
   };
 
   const authRoute = async (exchange: Exchange) => {
@@ -166,7 +203,8 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
         return sendJson(exchange, ready && !stopping ? 200 : 503, { ready: ready && !stopping, checks });
       }
       case "metrics": {
-        if (!isLoopback(req.socket.remoteAddress ?? "") || config.trustProxy) assertOperator(exchange, config.operatorToken);
+        if (!isLoopback(req.socket.remoteAddress ?? "") || config.trustProxy)
+          assertOperator(exchange, config.operatorToken);
         exchange.res.writeHead(200, { "Content-Type": metrics.registry.contentType });
         exchange.res.end(await metrics.registry.metrics());
         return;
@@ -194,12 +232,19 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
       streams.delete(res);
       const [, first = ""] = exchange.url.pathname.split("/");
       const seconds = (performance.now() - started) / 1000;
-      metrics.requests.observe({ route: routes.has(first) ? `/${first}` : "other", status: res.statusCode }, seconds);
-      exchange.log.debug({ method: req.method, path: exchange.url.pathname, status: res.statusCode, seconds }, "answered");
+      metrics.requests.observe(
+        { route: routes.has(first) ? `/${first}` : "other", status: res.statusCode },
+        seconds,
+      );
+      exchange.log.debug(
+        { method: req.method, path: exchange.url.pathname, status: res.statusCode, seconds },
+        "answered",
+      );
     });
     try {
       if (answerCors(exchange, origins)) return;
-      if (stopping) throw new CodedError("NOT_READY", "The coordinator is going away. Try again in a moment.");
+      if (stopping)
+        throw new CodedError("NOT_READY", "The coordinator is going away. Try again in a moment.");
       await route(exchange);
     } catch (error) {
       metrics.refused.inc({ code: sendError(exchange, error) });
@@ -238,10 +283,17 @@ function assertOperator({ req }: Exchange, token: string | undefined): void {
   const given = Buffer.from(req.headers.authorization?.replace(/^Bearer /, "") ?? "");
   const expected = Buffer.from(token ?? "");
   const local = isLoopback(req.socket.remoteAddress ?? "");
-  if (token !== undefined && local && given.length === expected.length && timingSafeEqual(given, expected)) return;
-  throw new CodedError("FORBIDDEN", "This is for the operator of this machine: from loopback, with the operator token.");
+  if (token !== undefined && local && given.length === expected.length && timingSafeEqual(given, expected))
+    return;
+  throw new CodedError(
+    "FORBIDDEN",
+    "This is for the operator of this machine: from loopback, with the operator token.",
+  );
 }
 
 function nothingHere({ pathname }: URL): CodedError {
-  return new CodedError("NOT_FOUND", `There is nothing at ${pathname.slice(0, 100)}. The API is at /graphql, its explorer at /graphiql.`);
+  return new CodedError(
+    "NOT_FOUND",
+    `There is nothing at ${pathname.slice(0, 100)}. The API is at /graphql, its explorer at /graphiql.`,
+  );
 }

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
-import { request } from "node:http";
 import { mkdtemp, readdir, rm, utimes } from "node:fs/promises";
+import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Readable } from "node:stream";
@@ -10,7 +10,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createFileStore } from "../src/blobs/files.ts";
 import { collectGarbage, collectStrayFiles } from "../src/blobs/gc.ts";
 import { parseRange } from "../src/blobs/routes.ts";
-import { anonymous, type Caller, startTestServer, type TestNode, type TestOrganization, type TestServer, until } from "./testkit.ts";
+import {
+  anonymous,
+  type Caller,
+  startTestServer,
+  type TestNode,
+  type TestOrganization,
+  type TestServer,
+  until,
+} from "./testkit.ts";
 
 let server: TestServer;
 let organization: TestOrganization;
@@ -26,7 +34,15 @@ const hashOf = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest(
 
 async function newRun({ open = true } = {}): Promise<string> {
   const { id } = await server.prisma.run.create({
-    data: { organizationId: organization.id, slug: newId(), name: "run", environment: "muster/sort-digits@1", baseKind: "warmup", stepLimit: 1, open },
+    data: {
+      organizationId: organization.id,
+      slug: newId(),
+      name: "run",
+      environment: "muster/sort-digits@1",
+      baseKind: "warmup",
+      stepLimit: 1,
+      open,
+    },
   });
   return id;
 }
@@ -36,21 +52,43 @@ async function lease(kind: TaskKind, payload: object = {}, by: TestNode = node, 
   const run = runId ?? (await newRun());
   const leaseUntil = new Date(Date.now() + 60_000);
   const task = await server.prisma.task.create({
-    data: { organizationId: organization.id, runId: run, kind, state: "LEASED", revision: 1, payload, attempt: 1, leaseNodeId: by.id, leaseUntil },
+    data: {
+      organizationId: organization.id,
+      runId: run,
+      kind,
+      state: "LEASED",
+      revision: 1,
+      payload,
+      attempt: 1,
+      leaseNodeId: by.id,
+      leaseUntil,
+    },
   });
   const attempt = await server.prisma.attempt.create({
-    data: { organizationId: organization.id, runId: run, taskId: task.id, number: 1, nodeId: by.id, leaseUntil },
+    data: {
+      organizationId: organization.id,
+      runId: run,
+      taskId: task.id,
+      number: 1,
+      nodeId: by.id,
+      leaseUntil,
+    },
   });
   return { run, task: task.id, attempt: attempt.id };
 }
 
 async function put(bytes: Uint8Array, query: string, as: Caller = node, sha256 = hashOf(bytes)) {
-  const response = await fetch(`${server.url}/blobs/${sha256}?${query}`, { method: "PUT", body: Buffer.from(bytes), headers: as.headers });
+  const response = await fetch(`${server.url}/blobs/${sha256}?${query}`, {
+    method: "PUT",
+    body: Buffer.from(bytes),
+    headers: as.headers,
+  });
   const body = (await response.json()) as { error?: { code: string } };
   return { status: response.status, code: body.error?.code };
 }
 
-const forTask = (task: string, kind: PackKind, attempt = 1) => `task=${toTypeId("task", task)}&attempt=${attempt}&kind=${kind}`;
+const forTask = (task: string, kind: PackKind, attempt = 1) =>
+  `task=${toTypeId("task", task)}&attempt=${attempt}&kind=${kind}`;
 
 /** Stores bytes with a reference, as the coordinator's own transactions do. */
 async function keep(kind: PackKind, runId: string, taskId?: string): Promise<string> {
@@ -58,7 +96,14 @@ async function keep(kind: PackKind, runId: string, taskId?: string): Promise<str
   const sha256 = await server.services.blobs.putBytes(bytes);
   await server.prisma.pack.create({ data: { sha256, kind, size: 1_000n } });
   await server.prisma.packReference.create({
-    data: { organizationId: organization.id, sha256, runId, taskId: taskId ?? null, subject: taskId ?? runId, kind },
+    data: {
+      organizationId: organization.id,
+      sha256,
+      runId,
+      taskId: taskId ?? null,
+      subject: taskId ?? runId,
+      kind,
+    },
   });
   return sha256;
 }
@@ -73,13 +118,20 @@ describe("PUT", () => {
     expect(await put(bytes, forTask(task, "ROLLOUTS"))).toEqual({ status: 201, code: undefined });
     expect(await put(bytes, forTask(task, "ROLLOUTS"))).toEqual({ status: 201, code: undefined });
     expect(Buffer.from(await server.services.blobs.read(hashOf(bytes)))).toEqual(bytes);
-    expect(await server.prisma.pack.findUniqueOrThrow({ where: { sha256: hashOf(bytes) } })).toMatchObject({ kind: "ROLLOUTS", size: 5_000n, attemptId: attempt });
+    expect(await server.prisma.pack.findUniqueOrThrow({ where: { sha256: hashOf(bytes) } })).toMatchObject({
+      kind: "ROLLOUTS",
+      size: 5_000n,
+      attemptId: attempt,
+    });
   });
 
   test("bytes with another hash are refused, and leave nothing", async () => {
     const { task, attempt } = await lease("GENERATE");
     const claimed = hashOf(randomBytes(8));
-    expect(await put(randomBytes(100), forTask(task, "ROLLOUTS"), node, claimed)).toEqual({ status: 422, code: "BLOB_HASH_MISMATCH" });
+    expect(await put(randomBytes(100), forTask(task, "ROLLOUTS"), node, claimed)).toEqual({
+      status: 422,
+      code: "BLOB_HASH_MISMATCH",
+    });
     expect(await server.services.blobs.has(claimed)).toBe(false);
     expect(await server.prisma.pack.count({ where: { sha256: claimed } })).toBe(0);
     expect(await readdir(join(server.config.stateDir, "blobs", "tmp"))).toEqual([]);
@@ -94,7 +146,10 @@ describe("PUT", () => {
     expect(await put(bytes, forTask(task, "ROLLOUTS"), anonymous)).toMatchObject({ code: "FORBIDDEN" });
     expect(await put(bytes, forTask(task, "ROLLOUTS", 2))).toMatchObject({ code: "NOT_FOUND" });
     await server.prisma.attempt.update({ where: { id: attempt }, data: { state: "EXPIRED" } });
-    await server.prisma.task.update({ where: { id: task }, data: { state: "OPEN", leaseNodeId: null, leaseUntil: null } });
+    await server.prisma.task.update({
+      where: { id: task },
+      data: { state: "OPEN", leaseNodeId: null, leaseUntil: null },
+    });
     expect(await put(bytes, forTask(task, "ROLLOUTS"))).toMatchObject({ status: 201 });
     await server.prisma.task.update({ where: { id: task }, data: { attempt: 2 } });
     expect(await put(bytes, forTask(task, "ROLLOUTS"))).toEqual({ status: 409, code: "LEASE_LOST" });
@@ -104,16 +159,28 @@ describe("PUT", () => {
 
   test("a task leaves only what its kind leaves", async () => {
     const { task } = await lease("GENERATE");
-    expect(await put(randomBytes(10), forTask(task, "MANIFEST"))).toEqual({ status: 400, code: "INPUT_INVALID" });
-    expect(await put(randomBytes(10), forTask(task, "ROLLOUTS").replace("ROLLOUTS", "NONSENSE"))).toMatchObject({ code: "INPUT_INVALID" });
+    expect(await put(randomBytes(10), forTask(task, "MANIFEST"))).toEqual({
+      status: 400,
+      code: "INPUT_INVALID",
+    });
+    expect(
+      await put(randomBytes(10), forTask(task, "ROLLOUTS").replace("ROLLOUTS", "NONSENSE")),
+    ).toMatchObject({ code: "INPUT_INVALID" });
   });
 
   test("a blob beyond its size, and uploads beyond the attempt's quota, are refused", async () => {
     const { task } = await lease("GENERATE");
-    expect(await put(randomBytes(10_001), forTask(task, "ROLLOUTS"))).toEqual({ status: 413, code: "BLOB_TOO_LARGE" });
-    const answers = await Promise.all([1, 2, 3, 4].map(() => put(randomBytes(10_000), forTask(task, "ROLLOUTS"))));
+    expect(await put(randomBytes(10_001), forTask(task, "ROLLOUTS"))).toEqual({
+      status: 413,
+      code: "BLOB_TOO_LARGE",
+    });
+    const answers = await Promise.all(
+      [1, 2, 3, 4].map(() => put(randomBytes(10_000), forTask(task, "ROLLOUTS"))),
+    );
     expect(answers.map(({ status }) => status).sort()).toEqual([201, 201, 201, 413]);
-    expect(await put(randomBytes(1), forTask(task, "ROLLOUTS"))).toMatchObject({ code: "BLOB_QUOTA_EXCEEDED" });
+    expect(await put(randomBytes(1), forTask(task, "ROLLOUTS"))).toMatchObject({
+      code: "BLOB_QUOTA_EXCEEDED",
+    });
   });
 
   test("a client that goes away in the middle leaves nothing, and its quota is given back", async () => {
@@ -130,7 +197,9 @@ describe("PUT", () => {
     sending.destroy();
     await until(async () => (await readdir(tmp)).length === 0);
     expect(await server.services.blobs.has(hashOf(bytes))).toBe(false);
-    await until(async () => (await server.prisma.attempt.findUniqueOrThrow({ where: { id: attempt } })).uploaded === 0n);
+    await until(
+      async () => (await server.prisma.attempt.findUniqueOrThrow({ where: { id: attempt } })).uploaded === 0n,
+    );
   });
 
   test("an organizer's grant is good for its hash and size until it expires", async () => {
@@ -143,11 +212,15 @@ describe("PUT", () => {
     expect(createUpload.url.startsWith(`${server.url}/blobs/${hashOf(bytes)}?grant=grant_`)).toBe(true);
     expect(await put(randomBytes(3_000), query, anonymous)).toMatchObject({ code: "FORBIDDEN" });
     expect(await put(bytes, query, anonymous)).toMatchObject({ status: 201 });
-    expect(await server.prisma.pack.findUniqueOrThrow({ where: { sha256: hashOf(bytes) } })).toMatchObject({ kind: "BASE" });
+    expect(await server.prisma.pack.findUniqueOrThrow({ where: { sha256: hashOf(bytes) } })).toMatchObject({
+      kind: "BASE",
+    });
     await server.prisma.uploadGrant.updateMany({ data: { expiresAt: new Date(Date.now() - 1) } });
     expect(await put(bytes, query, anonymous)).toMatchObject({ code: "FORBIDDEN" });
     const other = await server.organization();
-    expect((await server.graphql(mutation, { input }, other.owner)).errors?.[0]?.extensions.code).toBe("FORBIDDEN");
+    expect((await server.graphql(mutation, { input }, other.owner)).errors?.[0]?.extensions.code).toBe(
+      "FORBIDDEN",
+    );
   });
 });
 
@@ -159,10 +232,16 @@ describe("GET", () => {
     const other = await server.organization();
     const reader = await server.apiKey(organization, ["run:read"]);
     const statuses = async (sha256: string) =>
-      await Promise.all([node, organization.owner, reader, other.owner, anonymous].map(async (as) => (await read(sha256, as)).status));
+      await Promise.all(
+        [node, organization.owner, reader, other.owner, anonymous].map(
+          async (as) => (await read(sha256, as)).status,
+        ),
+      );
     expect(await statuses(open)).toEqual([200, 200, 200, 404, 401]);
     expect(await statuses(closed)).toEqual([404, 200, 200, 404, 401]);
-    const grant = await server.prisma.roleGrant.create({ data: { organizationId: organization.id, runId: closedRun, nodeId: node.id, role: "RELAY" } });
+    const grant = await server.prisma.roleGrant.create({
+      data: { organizationId: organization.id, runId: closedRun, nodeId: node.id, role: "RELAY" },
+    });
     expect((await read(closed, node)).status).toBe(200);
     await server.prisma.roleGrant.update({ where: { id: grant.id }, data: { revokedAt: new Date() } });
     expect((await read(closed, node)).status).toBe(404);
@@ -170,7 +249,10 @@ describe("GET", () => {
 
   test("what a task names is for the node that holds its lease, and only while it holds it", async () => {
     const holder = await server.node();
-    for (const [kind, field, pack] of [["VERIFY", "blind", "BLIND"], ["TRAIN", "batch", "BATCH"]] as const) {
+    for (const [kind, field, pack] of [
+      ["VERIFY", "blind", "BLIND"],
+      ["TRAIN", "batch", "BATCH"],
+    ] as const) {
       const run = await newRun();
       const { task, attempt } = await lease(kind, {}, holder, run);
       const sha256 = await keep(pack, run, task);
@@ -198,7 +280,9 @@ describe("GET", () => {
     const sha256 = await keep("ROLLOUTS", run, task);
     const reader = await server.apiKey(organization, ["rollout:read"]);
     const lister = await server.apiKey(organization, ["run:read"]);
-    const statuses = await Promise.all([node, organization.owner, reader, lister].map(async (as) => (await read(sha256, as)).status));
+    const statuses = await Promise.all(
+      [node, organization.owner, reader, lister].map(async (as) => (await read(sha256, as)).status),
+    );
     expect(statuses).toEqual([404, 200, 200, 404]);
   });
 
@@ -207,7 +291,14 @@ describe("GET", () => {
     const sha256 = await keep("MANIFEST", run);
     const bytes = Buffer.from(await server.services.blobs.read(sha256));
     const whole = await read(sha256, node);
-    expect(Object.fromEntries(["etag", "accept-ranges", "content-length", "cache-control"].map((name) => [name, whole.headers.get(name)]))).toEqual({
+    expect(
+      Object.fromEntries(
+        ["etag", "accept-ranges", "content-length", "cache-control"].map((name) => [
+          name,
+          whole.headers.get(name),
+        ]),
+      ),
+    ).toEqual({
       etag: `"${sha256}"`,
       "accept-ranges": "bytes",
       "content-length": "1000",
@@ -260,7 +351,9 @@ describe("garbage", () => {
     await age(kept);
     await age(hashOf(stale));
     expect(await collectGarbage(server.services)).toBe(1);
-    const there = await Promise.all([kept, hashOf(stale), hashOf(young)].map((sha256) => server.services.blobs.has(sha256)));
+    const there = await Promise.all(
+      [kept, hashOf(stale), hashOf(young)].map((sha256) => server.services.blobs.has(sha256)),
+    );
     expect(there).toEqual([true, false, true]);
     expect(await server.prisma.pack.count({ where: { sha256: hashOf(stale) } })).toBe(0);
   });
@@ -286,7 +379,10 @@ describe("garbage", () => {
     const fresh = await server.services.blobs.putBytes(randomBytes(80));
     await utimes(join(server.config.stateDir, "blobs", stray.slice(0, 2), stray), old, old);
     expect(await collectStrayFiles(server.services)).toBe(1);
-    expect([await server.services.blobs.has(stray), await server.services.blobs.has(fresh)]).toEqual([false, true]);
+    expect([await server.services.blobs.has(stray), await server.services.blobs.has(fresh)]).toEqual([
+      false,
+      true,
+    ]);
   });
 });
 
@@ -302,7 +398,10 @@ describe("the file store", () => {
         throw Object.assign(new Error("no space left on device"), { code: "ENOSPC" });
       })(),
     );
-    await expect(store.put(hashOf(bytes), source, { maxBytes: 1_000 })).rejects.toMatchObject({ code: "STORAGE_FULL", retryable: true });
+    await expect(store.put(hashOf(bytes), source, { maxBytes: 1_000 })).rejects.toMatchObject({
+      code: "STORAGE_FULL",
+      retryable: true,
+    });
     expect(await readdir(join(folder, "tmp"))).toEqual([]);
     expect(await store.has(hashOf(bytes))).toBe(false);
     await rm(folder, { recursive: true });

@@ -10,24 +10,53 @@ beforeAll(async () => {
 });
 afterAll(() => server.stop());
 
-const challengeMutation = "mutation($input: CreateNodeChallengeInput!) { createNodeChallenge(input: $input) { challenge expiresAt } }";
-const registerMutation = "mutation($input: RegisterNodeInput!) { registerNode(input: $input) { token expiresAt node { id name publicKey liveness } } }";
+const challengeMutation =
+  "mutation($input: CreateNodeChallengeInput!) { createNodeChallenge(input: $input) { challenge expiresAt } }";
+const registerMutation =
+  "mutation($input: RegisterNodeInput!) { registerNode(input: $input) { token expiresAt node { id name publicKey liveness } } }";
 
 async function registration(keys = generateKeyPairSync("ed25519")) {
-  const publicKey = Buffer.from(keys.publicKey.export({ format: "jwk" }).x ?? "", "base64url").toString("hex");
-  const { createNodeChallenge } = await server.ask<{ createNodeChallenge: { challenge: string } }>(challengeMutation, { input: { publicKey } });
+  const publicKey = Buffer.from(keys.publicKey.export({ format: "jwk" }).x ?? "", "base64url").toString(
+    "hex",
+  );
+  const { createNodeChallenge } = await server.ask<{ createNodeChallenge: { challenge: string } }>(
+    challengeMutation,
+    { input: { publicKey } },
+  );
   const { challenge } = createNodeChallenge;
   const signature = sign(null, challengeBytes({ publicKey, challenge }), keys.privateKey).toString("hex");
-  return { publicKey, challenge, signature, protocol: 1, software: "test 1", name: "a node", hardware: { cpus: 2 } };
+  return {
+    publicKey,
+    challenge,
+    signature,
+    protocol: 1,
+    software: "test 1",
+    name: "a node",
+    hardware: { cpus: 2 },
+  };
 }
 
 describe("registration", () => {
   test("a node that signs its challenge gets a token that opens the API", async () => {
     const input = await registration();
-    const { registerNode } = await server.ask<{ registerNode: { token: string; node: { id: string; name: string; publicKey: string; liveness: string } } }>(registerMutation, { input });
-    expect(registerNode.node).toEqual({ id: expect.stringMatching(/^node_/), name: "a node", publicKey: input.publicKey, liveness: "ACTIVE" });
+    const { registerNode } = await server.ask<{
+      registerNode: {
+        token: string;
+        node: { id: string; name: string; publicKey: string; liveness: string };
+      };
+    }>(registerMutation, { input });
+    expect(registerNode.node).toEqual({
+      id: expect.stringMatching(/^node_/),
+      name: "a node",
+      publicKey: input.publicKey,
+      liveness: "ACTIVE",
+    });
     expect(Buffer.from(registerNode.token, "base64url")).toHaveLength(32);
-    const { me } = await server.ask<{ me: unknown }>("{ me { kind nodeIdentity { id } } }", {}, { headers: { authorization: `Bearer ${registerNode.token}` }, actor: { kind: "anonymous" } });
+    const { me } = await server.ask<{ me: unknown }>(
+      "{ me { kind nodeIdentity { id } } }",
+      {},
+      { headers: { authorization: `Bearer ${registerNode.token}` }, actor: { kind: "anonymous" } },
+    );
     expect(me).toEqual({ kind: "NODE", nodeIdentity: { id: registerNode.node.id } });
     const stored = await server.prisma.nodeSession.findMany({ select: { tokenHash: true } });
     expect(JSON.stringify(stored)).not.toContain(registerNode.token);
@@ -43,7 +72,10 @@ describe("registration", () => {
 
   test("a challenge older than five minutes is refused", async () => {
     const input = await registration();
-    await server.prisma.nodeChallenge.update({ where: { challenge: input.challenge }, data: { expiresAt: new Date(Date.now() - 1) } });
+    await server.prisma.nodeChallenge.update({
+      where: { challenge: input.challenge },
+      data: { expiresAt: new Date(Date.now() - 1) },
+    });
     const late = await server.graphql(registerMutation, { input });
     expect(late.errors?.[0]?.extensions.code).toBe("CHALLENGE_INVALID");
   });
@@ -59,20 +91,27 @@ describe("registration", () => {
     const first = await server.node({ keys, name: "before" });
     const second = await server.node({ keys, name: "after" });
     expect(second.id).toBe(first.id);
-    expect(await server.prisma.node.findUniqueOrThrow({ where: { id: first.id } })).toMatchObject({ name: "after" });
+    expect(await server.prisma.node.findUniqueOrThrow({ where: { id: first.id } })).toMatchObject({
+      name: "after",
+    });
     const { me } = await server.ask<{ me: { kind: string } }>("{ me { kind } }", {}, first);
     expect(me.kind).toBe("NODE");
   });
 
   test("an older protocol is told how to upgrade", async () => {
     const old = await server.graphql(registerMutation, { input: { ...(await registration()), protocol: 0 } });
-    expect(old.errors?.[0]).toMatchObject({ extensions: { code: "UPGRADE_REQUIRED", command: "npm install -g muster@latest" } });
+    expect(old.errors?.[0]).toMatchObject({
+      extensions: { code: "UPGRADE_REQUIRED", command: "npm install -g muster@latest" },
+    });
   });
 
   test("input of the wrong form is refused by its field", async () => {
     const input = { ...(await registration()), publicKey: "abc" };
     const answer = await server.graphql(registerMutation, { input });
-    expect(answer.errors?.[0]).toMatchObject({ message: expect.stringContaining("publicKey"), extensions: { code: "INPUT_INVALID" } });
+    expect(answer.errors?.[0]).toMatchObject({
+      message: expect.stringContaining("publicKey"),
+      extensions: { code: "INPUT_INVALID" },
+    });
   });
 });
 
@@ -89,12 +128,19 @@ describe("sessions", () => {
 
   test("an expired token is refused, a renewed one works", async () => {
     const node = await server.node();
-    const { renewSession } = await server.ask<{ renewSession: { token: string } }>("mutation { renewSession { token expiresAt } }", {}, node);
+    const { renewSession } = await server.ask<{ renewSession: { token: string } }>(
+      "mutation { renewSession { token expiresAt } }",
+      {},
+      node,
+    );
     expect(renewSession.token).not.toBe(node.token);
     const fresh = { headers: { authorization: `Bearer ${renewSession.token}` }, actor: node.actor };
     expect((await server.ask<{ me: { kind: string } }>("{ me { kind } }", {}, fresh)).me.kind).toBe("NODE");
     const other = await server.node();
-    await server.prisma.nodeSession.updateMany({ where: { nodeId: other.id }, data: { expiresAt: new Date(Date.now() - 1) } });
+    await server.prisma.nodeSession.updateMany({
+      where: { nodeId: other.id },
+      data: { expiresAt: new Date(Date.now() - 1) },
+    });
     // Nothing had asked with this token yet, so nothing is remembered of it.
     expect((await server.graphql("{ me { kind } }", {}, other)).status).toBe(401);
   });
@@ -109,13 +155,24 @@ describe("heartbeats", () => {
   test("heartbeats reach the row in one flush, with progress and draining", async () => {
     const [one, two] = [await server.node(), await server.node()];
     const long = new Date(Date.now() - 3_600_000);
-    await server.prisma.node.updateMany({ where: { id: { in: [one.id, two.id] } }, data: { lastSeenAt: long } });
-    const beat = "mutation($input: HeartbeatInput!) { heartbeat(input: $input) { serverTime leases { task } } }";
-    const answer = await server.ask<{ heartbeat: { leases: unknown[] } }>(beat, { input: { progress: { version: 3 }, draining: true } }, one);
+    await server.prisma.node.updateMany({
+      where: { id: { in: [one.id, two.id] } },
+      data: { lastSeenAt: long },
+    });
+    const beat =
+      "mutation($input: HeartbeatInput!) { heartbeat(input: $input) { serverTime leases { task } } }";
+    const answer = await server.ask<{ heartbeat: { leases: unknown[] } }>(
+      beat,
+      { input: { progress: { version: 3 }, draining: true } },
+      one,
+    );
     expect(answer.heartbeat.leases).toEqual([]);
     await server.ask(beat, { input: {} }, two);
     expect(await server.services.presence.flush(server.prisma)).toBe(2);
-    const rows = await server.prisma.node.findMany({ where: { id: { in: [one.id, two.id] } }, orderBy: { id: "asc" } });
+    const rows = await server.prisma.node.findMany({
+      where: { id: { in: [one.id, two.id] } },
+      orderBy: { id: "asc" },
+    });
     expect(rows.map(({ progress, draining }) => ({ progress, draining }))).toEqual([
       { progress: { version: 3 }, draining: true },
       { progress: null, draining: false },
@@ -130,21 +187,24 @@ describe("heartbeats", () => {
     server.services.presence.beat(node.id, {});
     await server.prisma.node.update({ where: { id: node.id }, data: { lastSeenAt: later } });
     await server.services.presence.flush(server.prisma);
-    expect((await server.prisma.node.findUniqueOrThrow({ where: { id: node.id } })).lastSeenAt).toEqual(later);
+    expect((await server.prisma.node.findUniqueOrThrow({ where: { id: node.id } })).lastSeenAt).toEqual(
+      later,
+    );
   });
 
   test("liveness follows from last seen", () => {
     const now = new Date();
-    const ago = (seconds: number, draining = false) => livenessOf({ lastSeenAt: new Date(now.getTime() - seconds * 1000), draining }, now);
-    expect([ago(0), ago(29.9), ago(30), ago(119.9), ago(120), ago(5, true), ago(60, true), ago(600, true)]).toEqual([
-      "ACTIVE",
-      "ACTIVE",
-      "STALE",
-      "STALE",
-      "OFFLINE",
-      "DRAINING",
-      "STALE",
-      "OFFLINE",
-    ]);
+    const ago = (seconds: number, draining = false) =>
+      livenessOf({ lastSeenAt: new Date(now.getTime() - seconds * 1000), draining }, now);
+    expect([
+      ago(0),
+      ago(29.9),
+      ago(30),
+      ago(119.9),
+      ago(120),
+      ago(5, true),
+      ago(60, true),
+      ago(600, true),
+    ]).toEqual(["ACTIVE", "ACTIVE", "STALE", "STALE", "OFFLINE", "DRAINING", "STALE", "OFFLINE"]);
   });
 });

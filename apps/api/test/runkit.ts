@@ -22,8 +22,8 @@ import {
   trainPayloadSchema,
 } from "@muster/protocol";
 import { buildManifest, signManifest } from "@muster/shardcast";
-import { advanceRun } from "../src/runs/planner.ts";
 import { createRun } from "../src/runs/create-run.ts";
+import { advanceRun } from "../src/runs/planner.ts";
 import { claimTasks, type Lease } from "../src/tasks/claim.ts";
 import { acceptSubmission, completeTask } from "../src/tasks/lease.ts";
 import type { SubmissionOutcome } from "../src/tasks/submission.ts";
@@ -80,13 +80,26 @@ export async function startRun(
 ): Promise<TestRun> {
   const organization = await server.organization();
   const spec = smallSpec(over);
-  const outcome = await createRun(server.ctx(organization.owner), { organizationId: organization.id, spec, credits, start });
+  const outcome = await createRun(server.ctx(organization.owner), {
+    organizationId: organization.id,
+    spec,
+    credits,
+    start,
+  });
   if (outcome.kind !== "created") throw new Error(outcome.message);
   const [trainer, validator, worker] = [await server.node(), await server.node(), await server.node()];
   await grant(server, outcome.runId, trainer, "TRAINER");
   await grant(server, outcome.runId, validator, "VALIDATOR");
   await grant(server, outcome.runId, validator, "EVALUATOR");
-  return { id: outcome.runId, typeId: toTypeId("run", outcome.runId), spec, organization, trainer, validator, worker };
+  return {
+    id: outcome.runId,
+    typeId: toTypeId("run", outcome.runId),
+    spec,
+    organization,
+    trainer,
+    validator,
+    worker,
+  };
 }
 
 export async function grant(server: TestServer, runId: string, node: TestNode, role: Role): Promise<void> {
@@ -95,13 +108,19 @@ export async function grant(server: TestServer, runId: string, node: TestNode, r
 }
 
 /** Claims one task of a run; fails the test when there is none. */
-export async function claim(server: TestServer, run: { id: string }, node: TestNode, kind: TaskKind): Promise<Lease> {
+export async function claim(
+  server: TestServer,
+  run: { id: string },
+  node: TestNode,
+  kind: TaskKind,
+): Promise<Lease> {
   const [lease] = await claimTasks(server.ctx(node), { kinds: [kind], max: 1, runId: run.id });
   if (lease === undefined) throw new Error(`no ${kind} task to claim`);
   return lease;
 }
 
-export const plan = (server: TestServer, run: { id: string }): Promise<void> => advanceRun(server.ctx(), run.id);
+export const plan = (server: TestServer, run: { id: string }): Promise<void> =>
+  advanceRun(server.ctx(), run.id);
 
 /** Publishes version 0 and plans. */
 export async function publishBase(server: TestServer, run: TestRun): Promise<void> {
@@ -132,12 +151,22 @@ export type StepFault = {
 };
 
 /** Makes a checkpoint, PUTs it and submits it, as a trainer would. */
-export async function publishStep(server: TestServer, run: TestRun, lease: Lease, fault: StepFault = {}): Promise<SubmissionOutcome> {
+export async function publishStep(
+  server: TestServer,
+  run: TestRun,
+  lease: Lease,
+  fault: StepFault = {},
+): Promise<SubmissionOutcome> {
   return submitStep(server.ctx(run.trainer), await prepareStep(server, run, lease, fault));
 }
 
 /** The same without the submission. */
-export async function prepareStep(server: TestServer, run: TestRun, lease: Lease, fault: StepFault = {}): Promise<StepInput> {
+export async function prepareStep(
+  server: TestServer,
+  run: TestRun,
+  lease: Lease,
+  fault: StepFault = {},
+): Promise<StepInput> {
   const step = lease.kind === "TRAIN" ? trainPayloadSchema.parse(lease.payload) : null;
   const version = fault.version ?? step?.version ?? 0;
   const parent = fault.parent === undefined ? lease.policyVersion : fault.parent;
@@ -161,7 +190,11 @@ export async function prepareStep(server: TestServer, run: TestRun, lease: Lease
     version,
     parent,
     created: "2026-01-01T00:00:00.000Z",
-    tensors: files.tensors.map(({ dtype, shape, ...place }) => ({ ...place, shape: [...shape], dtype: dtype as "F32" })),
+    tensors: files.tensors.map(({ dtype, shape, ...place }) => ({
+      ...place,
+      shape: [...shape],
+      dtype: dtype as "F32",
+    })),
     trainer: run.trainer.publicKey,
     files: [
       { name: "model.safetensors", bytes: files.model.slice() },
@@ -173,7 +206,8 @@ export async function prepareStep(server: TestServer, run: TestRun, lease: Lease
   const signer = fault.signer ?? run.trainer;
   const checkpoint = await signManifest(built.manifest, (bytes) => Buffer.from(signer.sign(bytes), "hex"));
   const state = stateBytes(fault.state === "short" ? total - 1 : total, version, fault.state === "nan");
-  if (fault.withoutShards !== true) for (const shard of built.shards) await put(server, run.trainer, lease, "SHARD", shard.bytes);
+  if (fault.withoutShards !== true)
+    for (const shard of built.shards) await put(server, run.trainer, lease, "SHARD", shard.bytes);
   const manifest = await put(server, run.trainer, lease, "MANIFEST", checkpoint.bytes);
   return {
     taskId: lease.taskId,
@@ -187,20 +221,37 @@ export async function prepareStep(server: TestServer, run: TestRun, lease: Lease
 }
 
 /** PUTs a blob under a lease over HTTP. Returns its hash. */
-export async function put(server: TestServer, node: TestNode, lease: Lease, kind: string, bytes: Uint8Array): Promise<string> {
+export async function put(
+  server: TestServer,
+  node: TestNode,
+  lease: Lease,
+  kind: string,
+  bytes: Uint8Array,
+): Promise<string> {
   const sha256 = createHash("sha256").update(bytes).digest("hex");
   const query = `task=${toTypeId("task", lease.taskId)}&attempt=${lease.attempt}&kind=${kind}`;
-  const response = await fetch(`${server.url}/blobs/${sha256}?${query}`, { method: "PUT", headers: node.headers, body: bytes.slice() });
+  const response = await fetch(`${server.url}/blobs/${sha256}?${query}`, {
+    method: "PUT",
+    headers: node.headers,
+    body: bytes.slice(),
+  });
   if (!response.ok) throw new Error(`PUT answered ${response.status}: ${await response.text()}`);
   return sha256;
 }
 
 export function signed(run: { typeId: string }, node: TestNode, lease: Lease, pack: string): string {
-  return node.sign(submissionBytes({ run: run.typeId, task: toTypeId("task", lease.taskId), attempt: lease.attempt, pack }));
+  return node.sign(
+    submissionBytes({ run: run.typeId, task: toTypeId("task", lease.taskId), attempt: lease.attempt, pack }),
+  );
 }
 
 /** Evaluates the leased version with answers that are right for the first `right` prompts, and submits. */
-export async function evaluate(server: TestServer, run: TestRun, lease: Lease, right: number): Promise<SubmissionOutcome> {
+export async function evaluate(
+  server: TestServer,
+  run: TestRun,
+  lease: Lease,
+  right: number,
+): Promise<SubmissionOutcome> {
   const payload = evaluatePayloadSchema.parse(lease.payload);
   const env = environment(run.spec.environment);
   const bytes = encodeSamplesPack({
@@ -237,7 +288,11 @@ export const allRight = [1, 1];
 export const allWrong = [0, 0];
 
 /** Claims a GENERATE task and has its groups accepted with these rewards. Returns the groups' ids. */
-export async function acceptTask(server: TestServer, run: TestRun, rewards: readonly (readonly number[])[]): Promise<string[]> {
+export async function acceptTask(
+  server: TestServer,
+  run: TestRun,
+  rewards: readonly (readonly number[])[],
+): Promise<string[]> {
   return acceptLease(server, run, await claim(server, run, run.worker, "GENERATE"), rewards);
 }
 
@@ -260,9 +315,15 @@ export async function acceptLease(
   );
   const owner = { organizationId: run.organization.id, runId: run.id };
   await server.prisma.$transaction(async (tx) => {
-    const fence = await acceptSubmission(tx, { taskId: lease.taskId, attempt: lease.attempt, nodeId: run.worker.id, packHash });
+    const fence = await acceptSubmission(tx, {
+      taskId: lease.taskId,
+      attempt: lease.attempt,
+      nodeId: run.worker.id,
+      packHash,
+    });
     if (fence.kind !== "fresh") throw new Error(`the lease was ${fence.kind}`);
     await completeTask(tx, fence.task);
+    await tx.nodeTrust.createMany({ data: [{ ...owner, nodeId: run.worker.id }], skipDuplicates: true });
     for (const group of groups) {
       await tx.group.create({
         data: {
@@ -321,12 +382,22 @@ export async function acceptLease(
 
 /** The BATCH pack of a step. */
 export async function batchPack(server: TestServer, run: { id: string }, step: number): Promise<BatchPack> {
-  const { packHash } = await server.prisma.batch.findUniqueOrThrow({ where: { runId_step: { runId: run.id, step } } });
+  const { packHash } = await server.prisma.batch.findUniqueOrThrow({
+    where: { runId_step: { runId: run.id, step } },
+  });
   return decodeBatchPack(await server.services.blobs.read(packHash ?? ""));
 }
 
-export async function countTasks(server: TestServer, run: { id: string }, kind: TaskKind): Promise<Record<string, number>> {
-  const rows = await server.prisma.task.groupBy({ by: ["state"], where: { runId: run.id, kind }, _count: true });
+export async function countTasks(
+  server: TestServer,
+  run: { id: string },
+  kind: TaskKind,
+): Promise<Record<string, number>> {
+  const rows = await server.prisma.task.groupBy({
+    by: ["state"],
+    where: { runId: run.id, kind },
+    _count: true,
+  });
   return Object.fromEntries(rows.map((row) => [row.state, row._count]));
 }
 
@@ -353,7 +424,10 @@ function rolloutPack(run: TestRun, lease: Lease, payload: GeneratePayload): Uint
       Array.from({ length: payload.groupSize }, (_, i) => ({
         index: group * payload.groupSize + i,
         prompt: Int32Array.from(prompt),
-        tokens: Int32Array.of((group * payload.groupSize + i) % 10, environment(run.spec.environment).tokenizer.eos),
+        tokens: Int32Array.of(
+          (group * payload.groupSize + i) % 10,
+          environment(run.spec.environment).tokenizer.eos,
+        ),
         logprobs: Float32Array.of(-9, -9),
         finish: "eos" as FinishReason,
         proofs: [],
@@ -365,7 +439,14 @@ function rolloutPack(run: TestRun, lease: Lease, payload: GeneratePayload): Uint
 /** Log-probabilities that tell which rollout of which group was measured. */
 function measurementPack(payload: GeneratePayload, group: number): Uint8Array {
   return encodeMeasurementPack({
-    header: { kind: "measurement", version: 1, manifest: payload.manifest, form: "f32", topK: payload.topK, blind: "0".repeat(64) },
+    header: {
+      kind: "measurement",
+      version: 1,
+      manifest: payload.manifest,
+      form: "f32",
+      topK: payload.topK,
+      blind: "0".repeat(64),
+    },
     rollouts: Array.from({ length: payload.groupSize }, (_, i) => ({
       logprobs: Float32Array.of(-(group + 1), -(i + 1)),
       argmax: Int32Array.of(0, 0),
@@ -375,9 +456,16 @@ function measurementPack(payload: GeneratePayload, group: number): Uint8Array {
   });
 }
 
-async function storePack(server: TestServer, kind: "ROLLOUTS" | "MEASUREMENT", bytes: Uint8Array): Promise<string> {
+async function storePack(
+  server: TestServer,
+  kind: "ROLLOUTS" | "MEASUREMENT",
+  bytes: Uint8Array,
+): Promise<string> {
   const sha256 = await server.services.blobs.putBytes(bytes);
-  await server.prisma.pack.createMany({ data: [{ sha256, kind, size: BigInt(bytes.length) }], skipDuplicates: true });
+  await server.prisma.pack.createMany({
+    data: [{ sha256, kind, size: BigInt(bytes.length) }],
+    skipDuplicates: true,
+  });
   return sha256;
 }
 

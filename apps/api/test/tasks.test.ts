@@ -3,7 +3,14 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { pauseRun } from "../src/runs/lifecycle.ts";
 import { claimTasks, type Lease } from "../src/tasks/claim.ts";
 import { expireLeases, expiryLoop } from "../src/tasks/expiry.ts";
-import { acceptSubmission, completeTask, openTasks, releaseTask, renewLease, reopenTask } from "../src/tasks/lease.ts";
+import {
+  acceptSubmission,
+  completeTask,
+  openTasks,
+  releaseTask,
+  renewLease,
+  reopenTask,
+} from "../src/tasks/lease.ts";
 import { attemptTransitions, taskTransitions } from "../src/tasks/states.ts";
 import { claim, eventsOf, grant, startRun, type TestRun } from "./runkit.ts";
 import { startTestServer, type TestNode, type TestServer } from "./testkit.ts";
@@ -18,13 +25,20 @@ const pack = "a".repeat(64);
 const otherPack = "b".repeat(64);
 
 /** A run with so many open GENERATE tasks. */
-async function runWithTasks(count: number, over: Parameters<typeof startRun>[1] = {}): Promise<TestRun & { tasks: string[] }> {
+async function runWithTasks(
+  count: number,
+  over: Parameters<typeof startRun>[1] = {},
+): Promise<TestRun & { tasks: string[] }> {
   const run = await startRun(server, over);
   const tasks = await openGenerate(run, count);
   return { ...run, tasks };
 }
 
-async function openGenerate(run: TestRun, count: number, more: { excludedNodes?: string[]; notBefore?: Date; priority?: number } = {}): Promise<string[]> {
+async function openGenerate(
+  run: TestRun,
+  count: number,
+  more: { excludedNodes?: string[]; notBefore?: Date; priority?: number } = {},
+): Promise<string[]> {
   return server.prisma.$transaction((tx) =>
     openTasks(
       tx,
@@ -42,14 +56,19 @@ async function openGenerate(run: TestRun, count: number, more: { excludedNodes?:
 }
 
 const submit = (lease: Lease, node: TestNode, packHash = pack) =>
-  server.prisma.$transaction((tx) => acceptSubmission(tx, { taskId: lease.taskId, attempt: lease.attempt, nodeId: node.id, packHash }));
+  server.prisma.$transaction((tx) =>
+    acceptSubmission(tx, { taskId: lease.taskId, attempt: lease.attempt, nodeId: node.id, packHash }),
+  );
 
 /** Moves a lease's deadline into the past, where its row says so. */
-const lapse = (lease: Lease) => server.prisma.task.update({ where: { id: lease.taskId }, data: { leaseUntil: new Date(Date.now() - 1) } });
+const lapse = (lease: Lease) =>
+  server.prisma.task.update({ where: { id: lease.taskId }, data: { leaseUntil: new Date(Date.now() - 1) } });
 
 const taskState = async (id: string) => (await server.prisma.task.findUniqueOrThrow({ where: { id } })).state;
 const attemptStates = async (taskId: string) =>
-  (await server.prisma.attempt.findMany({ where: { taskId }, orderBy: { number: "asc" } })).map((attempt) => attempt.state);
+  (await server.prisma.attempt.findMany({ where: { taskId }, orderBy: { number: "asc" } })).map(
+    (attempt) => attempt.state,
+  );
 
 describe("claiming", () => {
   test("a claim through GraphQL leases the oldest task and counts its attempt", async () => {
@@ -75,16 +94,26 @@ describe("claiming", () => {
     const taskId = fromTypeId(String(leases[0]?.task), "task");
     expect(taskId).toBe(run.tasks[0]);
     const attempt = await server.prisma.attempt.findFirstOrThrow({ where: { taskId } });
-    expect(attempt).toMatchObject({ number: 1, nodeId: run.worker.id, state: "LIVE", runId: run.id, organizationId: run.organization.id });
+    expect(attempt).toMatchObject({
+      number: 1,
+      nodeId: run.worker.id,
+      state: "LIVE",
+      runId: run.id,
+      organizationId: run.organization.id,
+    });
     const seconds = (new Date(String(leases[0]?.leaseUntil)).getTime() - attempt.claimedAt.getTime()) / 1000;
     expect(seconds).toBeCloseTo(60, 1);
-    expect((await eventsOf(server, run, "task.leased")).map((event) => event.subject)).toEqual([leases[0]?.task]);
+    expect((await eventsOf(server, run, "task.leased")).map((event) => event.subject)).toEqual([
+      leases[0]?.task,
+    ]);
   });
 
   test("nodes that claim at once never share a task, and leave none", async () => {
     const run = await runWithTasks(12);
     const nodes = await Promise.all(Array.from({ length: 6 }, () => server.node()));
-    const claims = await Promise.all(nodes.map((node) => claimTasks(server.ctx(node), { kinds: ["GENERATE"], max: 16, runId: run.id })));
+    const claims = await Promise.all(
+      nodes.map((node) => claimTasks(server.ctx(node), { kinds: ["GENERATE"], max: 16, runId: run.id })),
+    );
     const claimed = claims.flat().map((lease) => lease.taskId);
     expect(new Set(claimed).size).toBe(claimed.length);
     expect([...claimed].sort()).toEqual([...run.tasks].sort());
@@ -93,7 +122,9 @@ describe("claiming", () => {
   test("two claims of one node at once stay within what it may hold", async () => {
     const run = await runWithTasks(8);
     const claims = await Promise.all(
-      Array.from({ length: 4 }, () => claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 2, runId: run.id })),
+      Array.from({ length: 4 }, () =>
+        claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 2, runId: run.id }),
+      ),
     );
     expect(claims.flat()).toHaveLength(2);
   });
@@ -110,15 +141,28 @@ describe("claiming", () => {
     const run = await startRun(server);
     await openGenerate(run, 1, { excludedNodes: [run.worker.id] });
     await openGenerate(run, 1, { notBefore: new Date(Date.now() + 60_000) });
-    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 16, runId: run.id })).toEqual([]);
-    expect(await claimTasks(server.ctx(await server.node()), { kinds: ["GENERATE"], max: 16, runId: run.id })).toHaveLength(1);
+    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 16, runId: run.id })).toEqual(
+      [],
+    );
+    expect(
+      await claimTasks(server.ctx(await server.node()), { kinds: ["GENERATE"], max: 16, runId: run.id }),
+    ).toHaveLength(1);
   });
 
   test("an evaluation that waited a minute goes before measuring, a fresh one after it", async () => {
     const run = await startRun(server);
     const make = (kind: "VERIFY" | "EVALUATE") =>
       server.prisma.$transaction((tx) =>
-        openTasks(tx, [{ organizationId: run.organization.id, runId: run.id, kind, revision: 1, policyVersion: 0, payload: {} }]),
+        openTasks(tx, [
+          {
+            organizationId: run.organization.id,
+            runId: run.id,
+            kind,
+            revision: 1,
+            policyVersion: 0,
+            payload: {},
+          },
+        ]),
       );
     const [evaluation] = await make("EVALUATE");
     await make("VERIFY");
@@ -126,7 +170,10 @@ describe("claiming", () => {
     const [first] = await claimTasks(server.ctx(run.validator), { kinds, max: 1, runId: run.id });
     expect(first?.kind).toBe("VERIFY");
     await make("VERIFY");
-    await server.prisma.task.update({ where: { id: evaluation ?? "" }, data: { createdAt: new Date(Date.now() - 61_000) } });
+    await server.prisma.task.update({
+      where: { id: evaluation ?? "" },
+      data: { createdAt: new Date(Date.now() - 61_000) },
+    });
     const [second] = await claimTasks(server.ctx(run.validator), { kinds, max: 1, runId: run.id });
     expect(second?.taskId).toBe(evaluation);
   });
@@ -146,7 +193,9 @@ describe("claiming", () => {
     const run = await runWithTasks(1, { open: false });
     const ask = () => claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1, runId: run.id });
     await expect(ask()).rejects.toMatchObject({ code: "ROLE_NOT_GRANTED" });
-    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1 })).not.toContainEqual(expect.objectContaining({ runId: run.id }));
+    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1 })).not.toContainEqual(
+      expect.objectContaining({ runId: run.id }),
+    );
     await grant(server, run.id, run.worker, "RELAY");
     expect(await ask()).toHaveLength(1);
   });
@@ -154,22 +203,33 @@ describe("claiming", () => {
   test("a quarantined node gets nothing and is told why", async () => {
     const run = await runWithTasks(1);
     await server.prisma.nodeTrust.create({
-      data: { runId: run.id, nodeId: run.worker.id, organizationId: run.organization.id, state: "QUARANTINED" },
+      data: {
+        runId: run.id,
+        nodeId: run.worker.id,
+        organizationId: run.organization.id,
+        state: "QUARANTINED",
+      },
     });
-    await expect(claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1, runId: run.id })).rejects.toMatchObject({ code: "NODE_QUARANTINED" });
+    await expect(
+      claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1, runId: run.id }),
+    ).rejects.toMatchObject({ code: "NODE_QUARANTINED" });
   });
 
   test("a paused run hands out nothing, and what is leased may still be submitted", async () => {
     const run = await runWithTasks(2);
     const lease = await claim(server, run, run.worker, "GENERATE");
     await pauseRun(server.ctx(run.organization.owner), { runId: run.id });
-    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1, runId: run.id })).toEqual([]);
+    expect(await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 1, runId: run.id })).toEqual(
+      [],
+    );
     expect((await submit(lease, run.worker)).kind).toBe("fresh");
   });
 
   test("people do not claim", async () => {
     const { owner } = await server.organization();
-    await expect(claimTasks(server.ctx(owner), { kinds: ["GENERATE"], max: 1 })).rejects.toMatchObject({ code: "UNAUTHENTICATED" });
+    await expect(claimTasks(server.ctx(owner), { kinds: ["GENERATE"], max: 1 })).rejects.toMatchObject({
+      code: "UNAUTHENTICATED",
+    });
   });
 });
 
@@ -203,7 +263,9 @@ describe("the fence", () => {
       }
       expect((await submit(lease, run.worker)).kind).toBe("fresh");
       expect(await attemptStates(lease.taskId)).toEqual(["SUBMITTED"]);
-      expect(await claimTasks(server.ctx(await server.node()), { kinds: ["GENERATE"], max: 1, runId: run.id })).toEqual([]);
+      expect(
+        await claimTasks(server.ctx(await server.node()), { kinds: ["GENERATE"], max: 1, runId: run.id }),
+      ).toEqual([]);
     }
   });
 
@@ -215,7 +277,10 @@ describe("the fence", () => {
     const other = await server.node();
     const lease = await claim(server, run, other, "GENERATE");
     expect(lease).toMatchObject({ taskId: late.taskId, attempt: 2 });
-    expect(await submit(late, run.worker)).toEqual({ kind: "lost", message: expect.stringContaining("Attempt 2 has begun since") });
+    expect(await submit(late, run.worker)).toEqual({
+      kind: "lost",
+      message: expect.stringContaining("Attempt 2 has begun since"),
+    });
     expect((await submit(lease, other)).kind).toBe("fresh");
     expect(await attemptStates(late.taskId)).toEqual(["EXPIRED", "SUBMITTED"]);
   });
@@ -226,7 +291,9 @@ describe("the fence", () => {
       const lease = await claim(server, run, run.worker, "GENERATE");
       await lapse(lease);
       const [fence] = await Promise.all(
-        round % 2 === 0 ? [submit(lease, run.worker), expireLeases(server.ctx())] : [submit(lease, run.worker), Promise.resolve().then(() => expireLeases(server.ctx()))],
+        round % 2 === 0
+          ? [submit(lease, run.worker), expireLeases(server.ctx())]
+          : [submit(lease, run.worker), Promise.resolve().then(() => expireLeases(server.ctx()))],
       );
       expect(fence.kind).toBe("fresh");
       expect(await taskState(lease.taskId)).toBe("SUBMITTED");
@@ -246,7 +313,10 @@ describe("leases", () => {
   test("a renewal moves the deadline of task and attempt", async () => {
     const run = await runWithTasks(1);
     const lease = await claim(server, run, run.worker, "GENERATE");
-    await server.prisma.task.update({ where: { id: lease.taskId }, data: { leaseUntil: new Date(Date.now() + 1_000) } });
+    await server.prisma.task.update({
+      where: { id: lease.taskId },
+      data: { leaseUntil: new Date(Date.now() + 1_000) },
+    });
     const { leaseUntil } = await renewLease(server.ctx(run.worker), lease);
     expect(leaseUntil.getTime()).toBeGreaterThan(Date.now() + 50_000);
     const [task, attempt] = await Promise.all([
@@ -259,7 +329,9 @@ describe("leases", () => {
   test("an expired, a foreign and a submitted lease cannot be renewed", async () => {
     const run = await runWithTasks(1);
     const lease = await claim(server, run, run.worker, "GENERATE");
-    await expect(renewLease(server.ctx(await server.node()), lease)).rejects.toMatchObject({ code: "LEASE_LOST" });
+    await expect(renewLease(server.ctx(await server.node()), lease)).rejects.toMatchObject({
+      code: "LEASE_LOST",
+    });
     await lapse(lease);
     await expireLeases(server.ctx());
     await expect(renewLease(server.ctx(run.worker), lease)).rejects.toMatchObject({ code: "LEASE_LOST" });
@@ -275,13 +347,19 @@ describe("leases", () => {
     await releaseTask(server.ctx(run.worker), release);
     expect(await taskState(lease.taskId)).toBe("OPEN");
     expect((await submit(lease, run.worker)).kind).toBe("lost");
-    await expect(releaseTask(server.ctx(await server.node()), release)).rejects.toMatchObject({ code: "LEASE_LOST" });
+    await expect(releaseTask(server.ctx(await server.node()), release)).rejects.toMatchObject({
+      code: "LEASE_LOST",
+    });
     expect(await attemptStates(lease.taskId)).toEqual(["RELEASED"]);
   });
 
   test("only what is past its deadline expires, and the last attempt fails the task", async () => {
     const run = await runWithTasks(2);
-    const [lease, kept] = await claimTasks(server.ctx(run.worker), { kinds: ["GENERATE"], max: 2, runId: run.id });
+    const [lease, kept] = await claimTasks(server.ctx(run.worker), {
+      kinds: ["GENERATE"],
+      max: 2,
+      runId: run.id,
+    });
     if (lease === undefined || kept === undefined) throw new Error("two tasks are open");
     await server.prisma.task.update({ where: { id: lease.taskId }, data: { maxAttempts: 2 } });
     await lapse(lease);
@@ -296,8 +374,12 @@ describe("leases", () => {
       leaseNodeId: null,
     });
     expect(await attemptStates(lease.taskId)).toEqual(["EXPIRED", "EXPIRED"]);
-    const types = (await eventsOf(server, run)).map((event) => event.type).filter((type) => type.startsWith("task."));
-    expect(types).toEqual(expect.arrayContaining(["task.opened", "task.leased", "task.expired", "task.released", "task.failed"]));
+    const types = (await eventsOf(server, run))
+      .map((event) => event.type)
+      .filter((type) => type.startsWith("task."));
+    expect(types).toEqual(
+      expect.arrayContaining(["task.opened", "task.leased", "task.expired", "task.released", "task.failed"]),
+    );
   });
 
   test("after a start the sweeper waits, so that nodes that outlived the coordinator can renew", async () => {
@@ -319,7 +401,8 @@ describe("leases", () => {
     const turn = { topics: new Set<never>(), signal: new AbortController().signal };
     await expiryLoop.run(server.ctx(), turn);
     expect(await taskState(lease.taskId)).toBe("SUBMITTED");
-    await server.prisma.$executeRaw`UPDATE "Task" SET "updatedAt" = now() - interval '3 minutes' WHERE id = ${lease.taskId}::uuid`;
+    await server.prisma
+      .$executeRaw`UPDATE "Task" SET "updatedAt" = now() - interval '3 minutes' WHERE id = ${lease.taskId}::uuid`;
     await expiryLoop.run(server.ctx(), turn);
     expect(await taskState(lease.taskId)).toBe("OPEN");
   });
@@ -327,16 +410,24 @@ describe("leases", () => {
   test("a task that is over cannot move any more", async () => {
     const run = await runWithTasks(1);
     const lease = await claim(server, run, run.worker, "GENERATE");
-    const inTx = (work: (tx: Parameters<typeof completeTask>[0]) => Promise<unknown>) => server.prisma.$transaction(work);
-    await expect(inTx((tx) => completeTask(tx, { id: lease.taskId }))).rejects.toMatchObject({ code: "STATE_CONFLICT" });
+    const inTx = (work: (tx: Parameters<typeof completeTask>[0]) => Promise<unknown>) =>
+      server.prisma.$transaction(work);
+    await expect(inTx((tx) => completeTask(tx, { id: lease.taskId }))).rejects.toMatchObject({
+      code: "STATE_CONFLICT",
+    });
     await submit(lease, run.worker);
     await inTx((tx) => completeTask(tx, { id: lease.taskId }));
-    await expect(inTx((tx) => completeTask(tx, { id: lease.taskId }))).rejects.toMatchObject({ code: "STATE_CONFLICT" });
-    await expect(inTx((tx) => reopenTask(tx, { id: lease.taskId }, "why"))).rejects.toMatchObject({ code: "STATE_CONFLICT" });
+    await expect(inTx((tx) => completeTask(tx, { id: lease.taskId }))).rejects.toMatchObject({
+      code: "STATE_CONFLICT",
+    });
+    await expect(inTx((tx) => reopenTask(tx, { id: lease.taskId }, "why"))).rejects.toMatchObject({
+      code: "STATE_CONFLICT",
+    });
   });
 
   test("the tables have the ends that the protocol names", () => {
-    const ends = (table: Record<string, readonly string[]>) => Object.keys(table).filter((state) => table[state]?.length === 0);
+    const ends = (table: Record<string, readonly string[]>) =>
+      Object.keys(table).filter((state) => table[state]?.length === 0);
     expect(ends(taskTransitions)).toEqual(["DONE", "CANCELLED", "FAILED"]);
     expect(ends(attemptTransitions)).toEqual(["SUBMITTED", "RELEASED", "CANCELLED"]);
   });
@@ -347,7 +438,11 @@ describe("offers", () => {
 
   test("one comes at once, the next when a task of these kinds opens", async () => {
     const run = await startRun(server);
-    const subscription = server.subscribe<{ taskOffers: { kinds: string[] } }>(offers, { kinds: ["GENERATE", "VERIFY"] }, run.worker);
+    const subscription = server.subscribe<{ taskOffers: { kinds: string[] } }>(
+      offers,
+      { kinds: ["GENERATE", "VERIFY"] },
+      run.worker,
+    );
     expect((await subscription.next()).taskOffers.kinds).toEqual(["GENERATE", "VERIFY"]);
     await openGenerate(run, 1);
     server.services.bus.publish("offers:TRAIN");
@@ -382,6 +477,8 @@ describe("who sees a task", () => {
 
   test("a claim names a run that does not exist: NOT_FOUND", async () => {
     const node = await server.node();
-    await expect(claimTasks(server.ctx(node), { kinds: ["TRAIN"], max: 1, runId: newId("run") })).rejects.toMatchObject({ code: "NOT_FOUND" });
+    await expect(
+      claimTasks(server.ctx(node), { kinds: ["TRAIN"], max: 1, runId: newId("run") }),
+    ).rejects.toMatchObject({ code: "NOT_FOUND" });
   });
 });

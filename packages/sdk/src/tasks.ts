@@ -58,6 +58,14 @@ const SubmitMeasurementDocument = graphql(
 `,
   [SubmissionFragment],
 );
+const SubmitMeasurementsDocument = graphql(
+  `
+  mutation SubmitMeasurements($input: SubmitMeasurementsInput!) {
+    submitMeasurements(input: $input) { ...Submission }
+  }
+`,
+  [SubmissionFragment],
+);
 const SubmitEvaluationDocument = graphql(
   `
   mutation SubmitEvaluation($input: SubmitPackInput!) {
@@ -111,6 +119,11 @@ export type Tasks = {
   submitRollouts(input: PackSubmission, options?: CallOptions): Promise<SubmissionResult>;
   /** Submits the pack of a VERIFY task. */
   submitMeasurement(input: PackSubmission, options?: CallOptions): Promise<SubmissionResult>;
+  /** Submits the packs of up to sixteen VERIFY tasks; results come in their order. */
+  submitMeasurements(
+    input: { submissions: PackSubmission[] },
+    options?: CallOptions,
+  ): Promise<SubmissionResult[]>;
   /** Submits the pack of an EVALUATE task. */
   submitEvaluation(input: PackSubmission, options?: CallOptions): Promise<SubmissionResult>;
   /** Submits a BASE or TRAIN task. */
@@ -134,6 +147,9 @@ export function createTasks({ execute }: Transport, live: Live): Tasks {
     submitMeasurement: async (input, options) =>
       (await execute(SubmitMeasurementDocument, { input }, { ...options, repeatable: true }))
         .submitMeasurement,
+    submitMeasurements: async (input, options) =>
+      (await execute(SubmitMeasurementsDocument, { input }, { ...options, repeatable: true }))
+        .submitMeasurements,
     submitEvaluation: async (input, options) =>
       (await execute(SubmitEvaluationDocument, { input }, { ...options, repeatable: true })).submitEvaluation,
     submitStep: async (input, options) =>

@@ -3,6 +3,7 @@ import { submissionBytes } from "@muster/protocol";
 import { fullJitter, isRetryable, type PackSubmission, pause, type SubmissionResult } from "@muster/sdk";
 import type { ExecutorContext, Outcome } from "./executor.ts";
 import type { HeldLease } from "./lease.ts";
+import type { Ticket } from "./together.ts";
 
 /** A result that can be delivered: everything but a failure. */
 export type Deliverable = Exclude<Outcome, { kind: "failed" }>;
@@ -12,13 +13,14 @@ const RETRY = { first: 500, most: 15_000 };
 /**
  * Stores what was made and submits it, again and again until the coordinator has said yes or no: the same submission twice
  * answers the first result, so a lost answer costs nothing.
+ * With a ticket the submission goes together with others of its kind.
  * @throws ApiError when it is refused for good otherwise than by a result, or the signal aborts.
  */
 export async function deliver(
   ctx: ExecutorContext,
   held: HeldLease,
   outcome: Deliverable,
-  { cpuSeconds, signal }: { cpuSeconds: number; signal: AbortSignal },
+  { cpuSeconds, signal, ticket }: { cpuSeconds: number; signal: AbortSignal; ticket: Ticket | undefined },
 ): Promise<SubmissionResult> {
   const { lease } = held;
   const key = { task: lease.task, attempt: lease.attempt };
@@ -42,7 +44,7 @@ export async function deliver(
       await store({ kind: outcome.pack, sha256: pack, bytes: outcome.bytes });
       held.submitting = true;
       const submission: PackSubmission = { ...key, pack, signature: sign(pack), cpuSeconds };
-      return untilAnswered(signal, () => submitPack(ctx, outcome.pack, submission, signal));
+      return untilAnswered(signal, () => ticket?.submit(submission) ?? submitPack(ctx, outcome.pack, submission, signal));
     }
     case "step": {
       for (const blob of outcome.blobs) await store(blob);

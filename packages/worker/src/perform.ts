@@ -4,6 +4,7 @@ import type { Lease, TaskKind } from "@muster/sdk";
 import { deliver } from "./deliver.ts";
 import type { Assignment, Executor, ExecutorContext, Executors, Outcome } from "./executor.ts";
 import { type HeldLease, type LeaseKeeper, meansLost } from "./lease.ts";
+import { gather, type Ticket } from "./together.ts";
 
 /** How tasks ended on this node. */
 export type Tally = { submitted: number; refused: number; lost: number; failed: number };
@@ -32,8 +33,21 @@ export async function perform(ctx: PerformContext, leases: readonly Lease[]): Pr
       const outcomes = await outcomesOf(ctx, kind, own);
       const cpu = process.cpuUsage(started.cpu);
       const cpuSeconds = (cpu.user + cpu.system) / 1e6 / own.length;
+      const tickets =
+        kind === "VERIFY"
+          ? gather(own.length, (submissions) =>
+              ctx.client.tasks.submitMeasurements({ submissions }, { signal: ctx.enough }),
+            )
+          : [];
       await Promise.all(
-        own.map((each, i) => finish(ctx, each, outcomes[i] ?? failure("nothing came of it"), cpuSeconds)),
+        own.map(async (each, i) => {
+          const ticket = tickets[i];
+          try {
+            await finish(ctx, each, outcomes[i] ?? failure("nothing came of it"), { cpuSeconds, ticket });
+          } finally {
+            ticket?.leave();
+          }
+        }),
       );
       const seconds = (performance.now() - started.at) / 1000;
       ctx.log.debug({ kind, tasks: own.length, seconds, cpuSeconds: cpuSeconds * own.length }, "tasks ended");
@@ -94,7 +108,7 @@ async function finish(
   ctx: PerformContext,
   held: HeldLease,
   outcome: Outcome,
-  cpuSeconds: number,
+  { cpuSeconds, ticket }: { cpuSeconds: number; ticket: Ticket | undefined },
 ): Promise<void> {
   const { task, kind, attempt } = held.lease;
   const log = ctx.log.child({ task, kind, attempt });
@@ -104,7 +118,7 @@ async function finish(
   }
   if (outcome.kind === "failed") return giveBack(outcome.reason);
   try {
-    const result = await deliver(ctx, held, outcome, { cpuSeconds, signal: ctx.enough });
+    const result = await deliver(ctx, held, outcome, { cpuSeconds, signal: ctx.enough, ticket });
     switch (result.__typename) {
       case "Submitted":
         ctx.tally.submitted++;

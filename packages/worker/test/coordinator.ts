@@ -118,8 +118,18 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
       case "ReleaseTask":
         self.released.push({ task: String(input.task), reason: String(input.reason) });
         return { releaseTask: true };
+      case "SubmitMeasurements": {
+        const submissions = input.submissions as { task: string }[];
+        for (const each of submissions) self.submissions.push({ name: "SubmitMeasurement", token, input: each });
+        const submitMeasurements = submissions.map(({ task }) => ({
+          __typename: "Submitted",
+          task,
+          state: "DONE",
+          duplicate: false,
+        }));
+        return { submitMeasurements };
+      }
       case "SubmitRollouts":
-      case "SubmitMeasurement":
       case "SubmitEvaluation":
       case "SubmitStep": {
         self.submissions.push({ name, token, input: { ...input, task: String(input.task) } });

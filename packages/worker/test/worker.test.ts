@@ -222,7 +222,7 @@ test("a session the coordinator forgot is opened anew and the work goes on", asy
   const first = coordinator.add("VERIFY", payload);
   let forgot = false;
   coordinator.before = (name) => {
-    if (name !== "SubmitMeasurement" || forgot) return;
+    if (name !== "SubmitMeasurements" || forgot) return;
     forgot = true;
     coordinator.tokens.clear();
     throw new Refusal("UNAUTHENTICATED");
@@ -248,7 +248,7 @@ test("a submission is repeated until there is an answer", async () => {
   coordinator.add("VERIFY", payload);
   let tries = 0;
   coordinator.before = (name) => {
-    if (name === "SubmitMeasurement" && ++tries < 3) throw new Refusal("INTERNAL", { retryable: true });
+    if (name === "SubmitMeasurements" && ++tries < 3) throw new Refusal("INTERNAL", { retryable: true });
   };
   expect(await work({ maxTasks: 1 })).toMatchObject({ submitted: 1, failed: 0 });
   expect(tries).toBe(3);

@@ -30,10 +30,14 @@ export async function issueApiKey(
   userId: string,
   { organizationId, name, scopes, expiresInDays }: CreateApiKeyInput,
 ): Promise<{ key: string; id: string }> {
-  if (name.trim() === "" || name.length > 100) throw new CodedError("INPUT_INVALID", "A key needs a name of 1 to 100 characters.");
+  if (name.trim() === "" || name.length > 100)
+    throw new CodedError("INPUT_INVALID", "A key needs a name of 1 to 100 characters.");
   const unknown = scopes.find((scope) => !isScope(scope));
   if (unknown !== undefined || scopes.length === 0) {
-    throw new CodedError("INPUT_INVALID", `Scopes of a key are some of: ${apiKeyScopes.join(", ")}. ${unknown ?? "None"} was given.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `Scopes of a key are some of: ${apiKeyScopes.join(", ")}. ${unknown ?? "None"} was given.`,
+    );
   }
   if (expiresInDays != null && !(expiresInDays >= 1 && expiresInDays <= 365)) {
     throw new CodedError("INPUT_INVALID", "A key expires after 1 to 365 days, or never.");
@@ -54,7 +58,10 @@ export async function issueApiKey(
  * Ends a key; requests with it are refused within ten seconds.
  * @throws CodedError `FORBIDDEN` or `NOT_FOUND`
  */
-export async function revokeApiKey(ctx: Ctx, { organizationId, id }: { organizationId: string; id: string }): Promise<void> {
+export async function revokeApiKey(
+  ctx: Ctx,
+  { organizationId, id }: { organizationId: string; id: string },
+): Promise<void> {
   assertAllowed(ctx.actor, "key:manage", organizationId);
   const { count } = await ctx.prisma.apiKey.deleteMany({ where: { id, referenceId: organizationId } });
   if (count === 0) throw notFound("The API key");
@@ -66,9 +73,16 @@ export async function findApiKey(
   key: string,
 ): Promise<{ keyId: string; organizationId: string; scopes: Action[]; expiresAt: Date | null } | undefined> {
   if (!key.startsWith(apiKeyPrefix) || key.length > 200) return undefined;
-  const row = await services.prisma.apiKey.findFirst({ where: { key: await defaultKeyHasher(key), enabled: true } });
+  const row = await services.prisma.apiKey.findFirst({
+    where: { key: await defaultKeyHasher(key), enabled: true },
+  });
   if (row === null || (row.expiresAt !== null && row.expiresAt <= new Date())) return undefined;
-  return { keyId: row.id, organizationId: row.referenceId, scopes: scopesOf(row.permissions), expiresAt: row.expiresAt };
+  return {
+    keyId: row.id,
+    organizationId: row.referenceId,
+    scopes: scopesOf(row.permissions),
+    expiresAt: row.expiresAt,
+  };
 }
 
 const permissionsSchema = z.object({ muster: z.array(z.string()) });

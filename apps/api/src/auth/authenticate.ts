@@ -30,7 +30,8 @@ export type Authenticate = (credentials: Credentials) => Promise<Identity>;
 export function createAuthenticate(services: Services): Authenticate {
   const known = new LRUCache<string, Identity>({ max: 20_000, ttl: 10_000 });
   return async ({ authorization, apiKey, cookie }) => {
-    const bearer = authorization === undefined ? undefined : /^Bearer ([\w.~+/=-]{1,500})$/i.exec(authorization)?.[1];
+    const bearer =
+      authorization === undefined ? undefined : /^Bearer ([\w.~+/=-]{1,500})$/i.exec(authorization)?.[1];
     if (authorization !== undefined && bearer === undefined) {
       throw new CodedError("UNAUTHENTICATED", 'The Authorization header must read "Bearer <token>".');
     }
@@ -53,13 +54,20 @@ export function createAuthenticate(services: Services): Authenticate {
 /** Picks the credentials out of a request's headers. */
 export function credentialsOf(headers: IncomingHttpHeaders): Credentials {
   const apiKey = headers["x-api-key"];
-  return { authorization: headers.authorization, apiKey: typeof apiKey === "string" ? apiKey : undefined, cookie: headers.cookie };
+  return {
+    authorization: headers.authorization,
+    apiKey: typeof apiKey === "string" ? apiKey : undefined,
+    cookie: headers.cookie,
+  };
 }
 
 async function byNodeToken(services: Services, token: string): Promise<Identity> {
   const session = await findNodeSession(services, token);
   if (session === undefined) {
-    throw new CodedError("UNAUTHENTICATED", "The node's session has ended or never was. Register the node again; its identity stays.");
+    throw new CodedError(
+      "UNAUTHENTICATED",
+      "The node's session has ended or never was. Register the node again; its identity stays.",
+    );
   }
   return {
     actor: { kind: "node", nodeId: session.nodeId, sessionId: session.sessionId },
@@ -70,20 +78,35 @@ async function byNodeToken(services: Services, token: string): Promise<Identity>
 
 async function byApiKey(services: Services, key: string): Promise<Identity> {
   const found = await findApiKey(services, key);
-  if (found === undefined) throw new CodedError("UNAUTHENTICATED", "The API key is not valid: it was revoked, has expired or never was. Make another one.");
+  if (found === undefined)
+    throw new CodedError(
+      "UNAUTHENTICATED",
+      "The API key is not valid: it was revoked, has expired or never was. Make another one.",
+    );
   const { keyId, organizationId, scopes, expiresAt } = found;
-  return { actor: { kind: "apiKey", keyId, organizationId, scopes }, by: "token", until: soonest(expiresAt ?? undefined) };
+  return {
+    actor: { kind: "apiKey", keyId, organizationId, scopes },
+    by: "token",
+    until: soonest(expiresAt ?? undefined),
+  };
 }
 
 async function byCookie(services: Services, cookie: string): Promise<Identity> {
   const session = await services.auth.api.getSession({ headers: new Headers({ cookie }) });
   if (session === null) return nobody();
   const memberships = await membershipsOf(services, session.user.id);
-  return { actor: { kind: "person", userId: session.user.id, memberships }, by: "cookie", until: soonest(session.session.expiresAt) };
+  return {
+    actor: { kind: "person", userId: session.user.id, memberships },
+    by: "cookie",
+    until: soonest(session.session.expiresAt),
+  };
 }
 
 /** The organizations of a person with the role in each. */
-export async function membershipsOf(services: Pick<Services, "prisma">, userId: string): Promise<Membership[]> {
+export async function membershipsOf(
+  services: Pick<Services, "prisma">,
+  userId: string,
+): Promise<Membership[]> {
   const rows = await services.prisma.member.findMany({ where: { userId }, orderBy: { createdAt: "asc" } });
   return rows.map(({ organizationId, role }) => ({ organizationId, role: roleOf(role) }));
 }

@@ -30,7 +30,11 @@ export function allows(actor: Actor, action: Action, organizationId?: string): b
     case "system":
       return true;
     case "apiKey":
-      return (organizationId === undefined || actor.organizationId === organizationId) && actor.scopes.includes(action) && action !== "key:manage";
+      return (
+        (organizationId === undefined || actor.organizationId === organizationId) &&
+        actor.scopes.includes(action) &&
+        action !== "key:manage"
+      );
     case "person":
       return actor.memberships.some(
         (membership) =>
@@ -43,8 +47,12 @@ export function allows(actor: Actor, action: Action, organizationId?: string): b
 /** @throws CodedError `UNAUTHENTICATED` or `FORBIDDEN` */
 export function assertAllowed(actor: Actor, action: Action, organizationId: string): void {
   if (allows(actor, action, organizationId)) return;
-  if (actor.kind === "anonymous") throw new CodedError("UNAUTHENTICATED", "Sign in, or send an API key, to do this.");
-  throw new CodedError("FORBIDDEN", `This needs the right "${action}" in the organization. Ask one of its owners.`);
+  if (actor.kind === "anonymous")
+    throw new CodedError("UNAUTHENTICATED", "Sign in, or send an API key, to do this.");
+  throw new CodedError(
+    "FORBIDDEN",
+    `This needs the right "${action}" in the organization. Ask one of its owners.`,
+  );
 }
 
 /** Ids of the organizations in which the actor may do this. */

@@ -1,11 +1,13 @@
 import { builder } from "../builder.ts";
 import type { Actor } from "../context.ts";
+import { leastProtocol } from "../nodes/register.ts";
 import { ComputeNode } from "../nodes/schema.ts";
 import { Membership, User } from "../organizations/schema.ts";
-import { leastProtocol } from "../nodes/register.ts";
 import { apiKeyScopes } from "./permissions.ts";
 
-const ViewerKind = builder.enumType("ViewerKind", { values: ["ANONYMOUS", "PERSON", "API_KEY", "NODE"] as const });
+const ViewerKind = builder.enumType("ViewerKind", {
+  values: ["ANONYMOUS", "PERSON", "API_KEY", "NODE"] as const,
+});
 
 const kinds = {
   anonymous: "ANONYMOUS",
@@ -36,11 +38,19 @@ const Viewer = builder.objectRef<Actor>("Viewer").implement({
     organizations: t.prismaField({
       type: [Membership],
       resolve: (query, actor, _args, { prisma }) =>
-        actor.kind === "person" ? prisma.member.findMany({ ...query, where: { userId: actor.userId }, orderBy: { createdAt: "asc" } }) : [],
+        actor.kind === "person"
+          ? prisma.member.findMany({
+              ...query,
+              where: { userId: actor.userId },
+              orderBy: { createdAt: "asc" },
+            })
+          : [],
     }),
     scopes: t.stringList({
-      description: "What an API key may do; for a person every right there is, each bounded by the role in the organization.",
-      resolve: (actor) => (actor.kind === "apiKey" ? [...actor.scopes] : actor.kind === "person" ? apiKeyScopes : []),
+      description:
+        "What an API key may do; for a person every right there is, each bounded by the role in the organization.",
+      resolve: (actor) =>
+        actor.kind === "apiKey" ? [...actor.scopes] : actor.kind === "person" ? apiKeyScopes : [],
     }),
   }),
 });
@@ -57,5 +67,9 @@ const Health = builder.objectRef<{ startedAt: Date }>("Health").implement({
 
 builder.queryFields((t) => ({
   me: t.field({ type: Viewer, authScopes: { public: true }, resolve: (_root, _args, { actor }) => actor }),
-  health: t.field({ type: Health, authScopes: { public: true }, resolve: (_root, _args, { startedAt }) => ({ startedAt }) }),
+  health: t.field({
+    type: Health,
+    authScopes: { public: true },
+    resolve: (_root, _args, { startedAt }) => ({ startedAt }),
+  }),
 }));

@@ -12,14 +12,23 @@ type Reference = { organizationId: string; runId: string; taskId: string | null;
  */
 export async function assertMayRead(ctx: Ctx, sha256: string): Promise<void> {
   const { actor } = ctx;
-  if (actor.kind === "anonymous") throw new CodedError("UNAUTHENTICATED", "Blobs are read with a node's token, an API key or a session.");
+  if (actor.kind === "anonymous")
+    throw new CodedError("UNAUTHENTICATED", "Blobs are read with a node's token, an API key or a session.");
   const references = await ctx.prisma.packReference.findMany({
     where: { sha256 },
     select: { organizationId: true, runId: true, taskId: true, kind: true },
     take: 100,
   });
-  if (actor.kind === "node" ? await mayNodeRead(ctx, actor.nodeId, sha256, references) : mayMemberRead(ctx, references)) return;
-  throw new CodedError("BLOB_NOT_FOUND", `There is no blob ${sha256} for you. It was never stored, retention deleted it, or another node holds the task that names it.`);
+  if (
+    actor.kind === "node"
+      ? await mayNodeRead(ctx, actor.nodeId, sha256, references)
+      : mayMemberRead(ctx, references)
+  )
+    return;
+  throw new CodedError(
+    "BLOB_NOT_FOUND",
+    `There is no blob ${sha256} for you. It was never stored, retention deleted it, or another node holds the task that names it.`,
+  );
 }
 
 function mayMemberRead({ actor }: Ctx, references: readonly Reference[]): boolean {
@@ -28,8 +37,15 @@ function mayMemberRead({ actor }: Ctx, references: readonly Reference[]): boolea
   );
 }
 
-async function mayNodeRead(ctx: Ctx, nodeId: string, sha256: string, references: readonly Reference[]): Promise<boolean> {
-  const runs = references.filter(({ kind }) => kind === "MANIFEST" || kind === "SHARD").map(({ runId }) => runId);
+async function mayNodeRead(
+  ctx: Ctx,
+  nodeId: string,
+  sha256: string,
+  references: readonly Reference[],
+): Promise<boolean> {
+  const runs = references
+    .filter(({ kind }) => kind === "MANIFEST" || kind === "SHARD")
+    .map(({ runId }) => runId);
   if (runs.length > 0) {
     const open = await ctx.prisma.run.findFirst({
       where: { id: { in: runs }, OR: [{ open: true }, { grants: { some: { nodeId, revokedAt: null } } }] },

@@ -167,11 +167,17 @@ async function syncFolder(path: string): Promise<void> {
 }
 
 function missing(sha256: string): CodedError {
-  return new CodedError("BLOB_NOT_FOUND", `There is no blob ${sha256.slice(0, 64)}. It was never stored, or retention deleted it.`);
+  return new CodedError(
+    "BLOB_NOT_FOUND",
+    `There is no blob ${sha256.slice(0, 64)}. It was never stored, or retention deleted it.`,
+  );
 }
 
 function tooLarge(maxBytes: number): CodedError {
-  return new CodedError("BLOB_TOO_LARGE", `The blob is larger than the ${maxBytes} bytes allowed here. Nothing was stored.`);
+  return new CodedError(
+    "BLOB_TOO_LARGE",
+    `The blob is larger than the ${maxBytes} bytes allowed here. Nothing was stored.`,
+  );
 }
 
 const isMissing = (error: unknown): boolean => systemCode(error) === "ENOENT";
@@ -179,9 +185,13 @@ const isMissing = (error: unknown): boolean => systemCode(error) === "ENOENT";
 function full(error: unknown): unknown {
   const code = systemCode(error);
   if (code !== "ENOSPC" && code !== "EDQUOT") return error;
-  return new CodedError("STORAGE_FULL", "The coordinator's disk is full; nothing was stored. Try again when its operator has made room.", {
-    cause: error,
-  });
+  return new CodedError(
+    "STORAGE_FULL",
+    "The coordinator's disk is full; nothing was stored. Try again when its operator has made room.",
+    {
+      cause: error,
+    },
+  );
 }
 
 function systemCode(error: unknown): unknown {

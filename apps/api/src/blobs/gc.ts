@@ -6,7 +6,11 @@ import type { Loop } from "../loops.ts";
  * First the row, which a reference created meanwhile keeps (foreign key), then the file, which storing it again meanwhile keeps.
  * @returns how many packs were deleted
  */
-export async function collectGarbage({ db, blobs, config }: Pick<Services, "db" | "blobs" | "config">): Promise<number> {
+export async function collectGarbage({
+  db,
+  blobs,
+  config,
+}: Pick<Services, "db" | "blobs" | "config">): Promise<number> {
   const before = new Date(Date.now() - config.blobGraceSeconds * 1000);
   const { rows } = await db.pool.query<{ sha256: string }>(
     `DELETE FROM "Pack" p WHERE p."sha256" IN (
@@ -22,13 +26,21 @@ export async function collectGarbage({ db, blobs, config }: Pick<Services, "db" 
 }
 
 /** Deletes files that no row knows: left by a process that ended between storing and recording. Returns how many. */
-export async function collectStrayFiles({ db, blobs, config }: Pick<Services, "db" | "blobs" | "config">): Promise<number> {
+export async function collectStrayFiles({
+  db,
+  blobs,
+  config,
+}: Pick<Services, "db" | "blobs" | "config">): Promise<number> {
   const before = new Date(Date.now() - config.blobGraceSeconds * 1000);
   let deleted = await blobs.sweep(config.blobGraceSeconds * 1000);
   const judge = async (hashes: string[]) => {
-    const { rows } = await db.pool.query<{ sha256: string }>('SELECT "sha256" FROM "Pack" WHERE "sha256" = ANY($1)', [hashes]);
+    const { rows } = await db.pool.query<{ sha256: string }>(
+      'SELECT "sha256" FROM "Pack" WHERE "sha256" = ANY($1)',
+      [hashes],
+    );
     const known = new Set(rows.map(({ sha256 }) => sha256));
-    for (const sha256 of hashes) if (!known.has(sha256) && (await blobs.deleteOlder(sha256, before))) deleted++;
+    for (const sha256 of hashes)
+      if (!known.has(sha256) && (await blobs.deleteOlder(sha256, before))) deleted++;
   };
   let hashes: string[] = [];
   for await (const { sha256, storedAt } of blobs.list()) {

@@ -10,7 +10,8 @@ import { storeUpload, type Upload } from "./upload.ts";
 /** `PUT`, `GET` and `HEAD /blobs/<sha256>`. @throws CodedError for the server to answer */
 export async function serveBlob(ctx: Ctx, exchange: Exchange): Promise<void> {
   const sha256 = exchange.url.pathname.slice("/blobs/".length);
-  if (!/^[0-9a-f]{64}$/.test(sha256)) throw new CodedError("INPUT_INVALID", "The path is /blobs/<SHA-256 in lower-case hexadecimal>.");
+  if (!/^[0-9a-f]{64}$/.test(sha256))
+    throw new CodedError("INPUT_INVALID", "The path is /blobs/<SHA-256 in lower-case hexadecimal>.");
   switch (exchange.req.method) {
     case "PUT":
       return await put(ctx, exchange, sha256);
@@ -19,19 +20,33 @@ export async function serveBlob(ctx: Ctx, exchange: Exchange): Promise<void> {
       return await get(ctx, exchange, sha256);
     default:
       exchange.res.setHeader("Allow", "GET, HEAD, PUT");
-      sendJson(exchange, 405, { error: { code: "INPUT_INVALID", message: "Blobs are read with GET and stored with PUT.", retryable: false, requestId: exchange.requestId } });
+      sendJson(exchange, 405, {
+        error: {
+          code: "INPUT_INVALID",
+          message: "Blobs are read with GET and stored with PUT.",
+          retryable: false,
+          requestId: exchange.requestId,
+        },
+      });
   }
 }
 
 async function put(ctx: Ctx, exchange: Exchange, sha256: string): Promise<void> {
   const { req, res, url } = exchange;
   const size = Number(req.headers["content-length"]);
-  if (!Number.isSafeInteger(size)) throw new CodedError("INPUT_INVALID", "A blob is sent with its Content-Length.");
+  if (!Number.isSafeInteger(size))
+    throw new CodedError("INPUT_INVALID", "A blob is sent with its Content-Length.");
   const abort = new AbortController();
   res.once("close", () => abort.abort(new Error("the client went away")));
   // A client that sends nothing for a minute has gone.
   req.setTimeout(60_000, () => req.destroy());
-  const stored = await storeUpload(ctx, { sha256, size, source: req, signal: abort.signal, by: permissionOf(url) });
+  const stored = await storeUpload(ctx, {
+    sha256,
+    size,
+    source: req,
+    signal: abort.signal,
+    by: permissionOf(url),
+  });
   sendJson(exchange, 201, { sha256, size: stored.size });
 }
 
@@ -41,7 +56,10 @@ function permissionOf({ searchParams }: URL): Upload["by"] {
   const kind = Object.values(PackKind).find((known) => known === searchParams.get("kind"));
   const attempt = Number(searchParams.get("attempt"));
   if (kind === undefined || !Number.isInteger(attempt) || attempt < 1) {
-    throw new CodedError("INPUT_INVALID", "Say what the blob is for: ?task=<task id>&attempt=<number>&kind=<pack kind>, or ?grant=<grant id>.");
+    throw new CodedError(
+      "INPUT_INVALID",
+      "Say what the blob is for: ?task=<task id>&attempt=<number>&kind=<pack kind>, or ?grant=<grant id>.",
+    );
   }
   return { taskId: fromTypeId(searchParams.get("task") ?? "", "task"), attempt, kind };
 }
@@ -62,7 +80,8 @@ async function get(ctx: Ctx, exchange: Exchange, sha256: string): Promise<void> 
     return;
   }
   const size = await ctx.blobs.size(sha256);
-  if (size === undefined) throw new CodedError("BLOB_NOT_FOUND", `The blob ${sha256} is gone: retention deleted it.`);
+  if (size === undefined)
+    throw new CodedError("BLOB_NOT_FOUND", `The blob ${sha256} is gone: retention deleted it.`);
   const ifRange = req.headers["if-range"];
   const range = ifRange !== undefined && ifRange !== etag ? "all" : parseRange(req.headers.range, size);
   if (range === "unsatisfiable") {
@@ -91,7 +110,10 @@ async function get(ctx: Ctx, exchange: Exchange, sha256: string): Promise<void> 
 }
 
 /** One range of RFC 9110; several at once, or what cannot be read, is answered with everything, as it allows. */
-export function parseRange(header: string | undefined, size: number): "all" | "unsatisfiable" | { start: number; end: number } {
+export function parseRange(
+  header: string | undefined,
+  size: number,
+): "all" | "unsatisfiable" | { start: number; end: number } {
   const match = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(header ?? "");
   if (match === null) return "all";
   const [, from = "", to = ""] = match;

@@ -25,6 +25,7 @@ builder.mutationField("createUpload", (t) =>
     description: "Lets the base of a run to come be uploaded.",
     authScopes: { can: "upload:create" },
     args: { input: t.arg({ type: CreateUploadInput }) },
-    resolve: (_root, { input }, ctx) => createUpload(ctx, { ...input, organizationId: fromTypeId(input.organization, "org") }),
+    resolve: (_root, { input }, ctx) =>
+      createUpload(ctx, { ...input, organizationId: fromTypeId(input.organization, "org") }),
   }),
 );

@@ -47,20 +47,30 @@ const shares: Record<PackKind, { blob: number; attempt: number }> = {
  */
 export async function storeUpload(ctx: Ctx, upload: Upload): Promise<{ size: number }> {
   const { sha256 } = upload;
-  if (!/^[0-9a-f]{64}$/.test(sha256)) throw new CodedError("INPUT_INVALID", "A blob is named by its SHA-256 in lower-case hexadecimal.");
-  const permit = "grantId" in upload.by ? await permitGrant(ctx, upload, upload.by.grantId) : await permitAttempt(ctx, upload, upload.by);
+  if (!/^[0-9a-f]{64}$/.test(sha256))
+    throw new CodedError("INPUT_INVALID", "A blob is named by its SHA-256 in lower-case hexadecimal.");
+  const permit =
+    "grantId" in upload.by
+      ? await permitGrant(ctx, upload, upload.by.grantId)
+      : await permitAttempt(ctx, upload, upload.by);
   try {
-    const { size } = await ctx.blobs.put(sha256, upload.source, { maxBytes: upload.size, signal: upload.signal });
+    const { size } = await ctx.blobs.put(sha256, upload.source, {
+      maxBytes: upload.size,
+      signal: upload.signal,
+    });
     if (size !== upload.size) {
-      throw new CodedError("BLOB_HASH_MISMATCH", `Content-Length said ${upload.size} bytes and ${size} came. Send the bytes again.`);
+      throw new CodedError(
+        "BLOB_HASH_MISMATCH",
+        `Content-Length said ${upload.size} bytes and ${size} came. Send the bytes again.`,
+      );
     }
     const { kind, attemptId = null, grantId = null } = permit;
     // The date of an old, unreferenced row is renewed: garbage collection must not take what was just sent.
-    await ctx.prisma.pack.upsert({
-      where: { sha256 },
-      create: { sha256, kind, size: BigInt(size), attemptId, grantId },
-      update: { createdAt: new Date() },
-    });
+    await ctx.db.pool.query(
+      `INSERT INTO "Pack" ("sha256", "kind", "size", "attemptId", "grantId") VALUES ($1, $2::"PackKind", $3, $4, $5)
+       ON CONFLICT ("sha256") DO UPDATE SET "createdAt" = now()`,
+      [sha256, kind, size, attemptId, grantId],
+    );
     await permit.done();
     ctx.metrics.blobBytes.inc({ direction: "in" }, size);
     return { size };
@@ -70,23 +80,52 @@ export async function storeUpload(ctx: Ctx, upload: Upload): Promise<{ size: num
   }
 }
 
-type Permit = { kind: PackKind; attemptId?: string; grantId?: string; done(): Promise<void>; refund(): Promise<void> };
+type Permit = {
+  kind: PackKind;
+  attemptId?: string;
+  grantId?: string;
+  done(): Promise<void>;
+  refund(): Promise<void>;
+};
 
-async function permitAttempt(ctx: Ctx, upload: Upload, by: { taskId: string; attempt: number; kind: PackKind }): Promise<Permit> {
+async function permitAttempt(
+  ctx: Ctx,
+  upload: Upload,
+  by: { taskId: string; attempt: number; kind: PackKind },
+): Promise<Permit> {
   const { actor, config } = ctx;
-  if (actor.kind !== "node") throw new CodedError("FORBIDDEN", "Blobs of a task are sent by the node that holds it. Register the node and claim the task.");
+  if (actor.kind !== "node")
+    throw new CodedError(
+      "FORBIDDEN",
+      "Blobs of a task are sent by the node that holds it. Register the node and claim the task.",
+    );
   const attempt = await ctx.prisma.attempt.findUnique({
     where: { taskId_number: { taskId: by.taskId, number: by.attempt } },
-    select: { id: true, nodeId: true, state: true, number: true, task: { select: { kind: true, attempt: true } } },
+    select: {
+      id: true,
+      nodeId: true,
+      state: true,
+      number: true,
+      task: { select: { kind: true, attempt: true } },
+    },
   });
   // Somebody else's attempt is answered like one that does not exist.
   if (attempt === null || attempt.nodeId !== actor.nodeId) throw notFound("The attempt");
   const { task } = attempt;
   // SUBMITTED too: the answer to the first PUT or submission may have been lost.
-  const holds = attempt.state === "LIVE" || ((attempt.state === "EXPIRED" || attempt.state === "SUBMITTED") && task.attempt === attempt.number);
-  if (!holds) throw new CodedError("LEASE_LOST", `The attempt is ${attempt.state} and the task is no longer this node's. Drop the work and claim again.`);
+  const holds =
+    attempt.state === "LIVE" ||
+    ((attempt.state === "EXPIRED" || attempt.state === "SUBMITTED") && task.attempt === attempt.number);
+  if (!holds)
+    throw new CodedError(
+      "LEASE_LOST",
+      `The attempt is ${attempt.state} and the task is no longer this node's. Drop the work and claim again.`,
+    );
   if (!kindsOf[task.kind].includes(by.kind)) {
-    throw new CodedError("INPUT_INVALID", `A ${task.kind} task leaves ${kindsOf[task.kind].join(", ")}, not ${by.kind}.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `A ${task.kind} task leaves ${kindsOf[task.kind].join(", ")}, not ${by.kind}.`,
+    );
   }
   assertSize(upload.size, by.kind, config);
   const quota = shares[by.kind].attempt * config.maxPackBytes;
@@ -95,13 +134,20 @@ async function permitAttempt(ctx: Ctx, upload: Upload, by: { taskId: string; att
     'UPDATE "Attempt" SET "uploaded" = "uploaded" + $2::bigint WHERE "id" = $1 AND "uploaded" + $2::bigint <= $3::bigint',
     [attempt.id, upload.size, quota],
   );
-  if (!rowCount) throw new CodedError("BLOB_QUOTA_EXCEEDED", `An attempt may upload ${quota} bytes in all, and this one has used them. Release the task.`);
+  if (!rowCount)
+    throw new CodedError(
+      "BLOB_QUOTA_EXCEEDED",
+      `An attempt may upload ${quota} bytes in all, and this one has used them. Release the task.`,
+    );
   return {
     kind: by.kind,
     attemptId: attempt.id,
     done: async () => {},
     refund: async () => {
-      await ctx.db.pool.query('UPDATE "Attempt" SET "uploaded" = greatest(0, "uploaded" - $2::bigint) WHERE "id" = $1', [attempt.id, upload.size]);
+      await ctx.db.pool.query(
+        'UPDATE "Attempt" SET "uploaded" = greatest(0, "uploaded" - $2::bigint) WHERE "id" = $1',
+        [attempt.id, upload.size],
+      );
     },
   };
 }
@@ -109,9 +155,13 @@ async function permitAttempt(ctx: Ctx, upload: Upload, by: { taskId: string; att
 async function permitGrant(ctx: Ctx, upload: Upload, grantId: string): Promise<Permit> {
   const grant = await ctx.prisma.uploadGrant.findUnique({ where: { id: grantId } });
   if (grant === null || grant.sha256 !== upload.sha256 || grant.expiresAt <= new Date()) {
-    throw new CodedError("FORBIDDEN", "The upload grant is unknown, expired or for another blob. Ask for a new one with createUpload.");
+    throw new CodedError(
+      "FORBIDDEN",
+      "The upload grant is unknown, expired or for another blob. Ask for a new one with createUpload.",
+    );
   }
-  if (BigInt(upload.size) > grant.maxSize) throw new CodedError("BLOB_TOO_LARGE", `The grant is for ${grant.maxSize} bytes.`);
+  if (BigInt(upload.size) > grant.maxSize)
+    throw new CodedError("BLOB_TOO_LARGE", `The grant is for ${grant.maxSize} bytes.`);
   return {
     kind: grant.kind,
     grantId,
@@ -124,18 +174,27 @@ async function permitGrant(ctx: Ctx, upload: Upload, grantId: string): Promise<P
 
 function assertSize(size: number, kind: PackKind, { maxPackBytes }: Config): void {
   const most = shares[kind].blob * maxPackBytes;
-  if (size > most) throw new CodedError("BLOB_TOO_LARGE", `A ${kind} blob may have ${most} bytes; this one has ${size}.`);
+  if (size > most)
+    throw new CodedError("BLOB_TOO_LARGE", `A ${kind} blob may have ${most} bytes; this one has ${size}.`);
 }
 
-export type UploadGrantInput = { readonly organizationId: string; readonly sha256: string; readonly size: bigint };
+export type UploadGrantInput = {
+  readonly organizationId: string;
+  readonly sha256: string;
+  readonly size: bigint;
+};
 
 /**
  * An organizer's permission to PUT one blob, such as the base model of a run to come: whoever has the URL may use it, for this hash only.
  * @throws CodedError `FORBIDDEN`, `UNAUTHENTICATED`, `INPUT_INVALID` or `BLOB_TOO_LARGE`
  */
-export async function createUpload(ctx: Ctx, { organizationId, sha256, size }: UploadGrantInput): Promise<{ url: string; expiresAt: Date }> {
+export async function createUpload(
+  ctx: Ctx,
+  { organizationId, sha256, size }: UploadGrantInput,
+): Promise<{ url: string; expiresAt: Date }> {
   assertAllowed(ctx.actor, "upload:create", organizationId);
-  if (!/^[0-9a-f]{64}$/.test(sha256)) throw new CodedError("INPUT_INVALID", "`sha256` must be a SHA-256 in lower-case hexadecimal.");
+  if (!/^[0-9a-f]{64}$/.test(sha256))
+    throw new CodedError("INPUT_INVALID", "`sha256` must be a SHA-256 in lower-case hexadecimal.");
   if (size <= 0n) throw new CodedError("INPUT_INVALID", "`size` is the blob's size in bytes.");
   assertSize(Number(size), "BASE", ctx.config);
   const grant = await ctx.prisma.uploadGrant.create({
@@ -149,5 +208,8 @@ export async function createUpload(ctx: Ctx, { organizationId, sha256, size }: U
       expiresAt: new Date(Date.now() + 3_600_000),
     },
   });
-  return { url: `${ctx.publicUrl}/blobs/${sha256}?grant=${toTypeId("grant", grant.id)}`, expiresAt: grant.expiresAt };
+  return {
+    url: `${ctx.publicUrl}/blobs/${sha256}?grant=${toTypeId("grant", grant.id)}`,
+    expiresAt: grant.expiresAt,
+  };
 }

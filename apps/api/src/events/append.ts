@@ -33,7 +33,10 @@ export type NewEvent = {
   readonly type: EventType;
   /** TypeID of what it happened to. */
   readonly subject: string;
-  readonly data: Record<string, string | number | boolean | null | Record<string, number> | readonly string[]>;
+  readonly data: Record<
+    string,
+    string | number | boolean | null | Record<string, number> | readonly string[]
+  >;
 };
 
 /**
@@ -43,15 +46,13 @@ export type NewEvent = {
  */
 export async function appendEvents(tx: Tx, events: readonly NewEvent[]): Promise<void> {
   if (events.length === 0) return;
-  await tx.event.createMany({
-    data: events.map((event) => ({
-      stream: event.stream,
-      organizationId: event.organizationId ?? null,
-      type: event.type,
-      subject: event.subject,
-      data: event.data,
-    })),
-  });
+  // One parameter however many rows: Prisma's createMany spends 0.15 ms of this process on each.
+  const rows = events.map(({ organizationId = null, ...event }) => ({ ...event, organizationId }));
+  await tx.$executeRaw`
+    INSERT INTO "Event" (stream, "organizationId", type, subject, data)
+    SELECT stream, "organizationId", type, subject, data
+    FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
+      AS e(stream text, "organizationId" uuid, type text, subject text, data jsonb)`;
 }
 
 export const runStream = (runId: string): string => `run:${runId}`;

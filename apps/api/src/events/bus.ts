@@ -194,7 +194,11 @@ function payloads(origin: string, topics: readonly Topic[]): string[] {
 type Ears = { message(payload: string): void; reconnected(): void };
 
 /** One connection of its own that listens, and comes back when it breaks. */
-function keepListening(url: string, log: Logger, ears: Ears): { ready: Promise<void>; close(): Promise<void> } {
+function keepListening(
+  url: string,
+  log: Logger,
+  ears: Ears,
+): { ready: Promise<void>; close(): Promise<void> } {
   let client: pg.Client | undefined;
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
@@ -209,12 +213,15 @@ function keepListening(url: string, log: Logger, ears: Ears): { ready: Promise<v
   };
   const again = () => {
     // Jitter, so that many replicas do not knock at once when a database returns.
-    timer = setTimeout(() => {
-      connect().then(ears.reconnected, () => {
-        delay = Math.min(delay * 2, 5_000);
-        if (!closed) again();
-      });
-    }, delay * (0.5 + Math.random()));
+    timer = setTimeout(
+      () => {
+        connect().then(ears.reconnected, () => {
+          delay = Math.min(delay * 2, 5_000);
+          if (!closed) again();
+        });
+      },
+      delay * (0.5 + Math.random()),
+    );
   };
   const connect = async () => {
     const fresh = new pg.Client({

@@ -17,7 +17,10 @@ export function streamOf(id: string): StreamOwner {
     case "node":
       return { kind: "node", id: fromTypeId(id) };
     default:
-      throw new CodedError("INPUT_INVALID", `"${id.slice(0, 60)}" has no events. Give the id of a run, an organization or a node.`);
+      throw new CodedError(
+        "INPUT_INVALID",
+        `"${id.slice(0, 60)}" has no events. Give the id of a run, an organization or a node.`,
+      );
   }
 }
 
@@ -36,7 +39,8 @@ export async function followStream(
   ctx: Ctx,
   { owner, after }: { owner: StreamOwner; after: bigint | undefined },
 ): Promise<AsyncIterableIterator<EventBatch>> {
-  if (after !== undefined && after < 0n) throw new CodedError("INPUT_INVALID", "`after` is the number of the last event applied, 0 or more.");
+  if (after !== undefined && after < 0n)
+    throw new CodedError("INPUT_INVALID", "`after` is the number of the last event applied, 0 or more.");
   await assertMayFollow(ctx, owner);
   return ctx.hub.follow(`${owner.kind}:${owner.id}`, after);
 }
@@ -44,7 +48,10 @@ export async function followStream(
 async function assertMayFollow(ctx: Ctx, owner: StreamOwner): Promise<void> {
   switch (owner.kind) {
     case "run": {
-      const run = await ctx.prisma.run.findUnique({ where: { id: owner.id }, select: { organizationId: true } });
+      const run = await ctx.prisma.run.findUnique({
+        where: { id: owner.id },
+        select: { organizationId: true },
+      });
       // Somebody else's run is answered like one that does not exist.
       if (run === null || !allows(ctx.actor, "run:read", run.organizationId)) throw notFound("The run");
       return;

@@ -106,7 +106,10 @@ function createSubscriber(tail: Tail, { pool, after, replayLimit, leave }: Subsc
   let queue: EventBatch[] = [];
   let wake: (() => void) | undefined;
 
-  const batch = (events: readonly StoredEvent[], flags: { resync?: boolean; backfill?: boolean }): EventBatch => ({
+  const batch = (
+    events: readonly StoredEvent[],
+    flags: { resync?: boolean; backfill?: boolean },
+  ): EventBatch => ({
     stream: tail.stream,
     events,
     head: max(tail.head, cursor ?? 0n),
@@ -192,7 +195,7 @@ function createSubscriber(tail: Tail, { pool, after, replayLimit, leave }: Subsc
   };
 
   // One `next` after the other, whatever the consumer does.
-  let turn: Promise<unknown> = Promise.resolve();
+  let turn: Promise<unknown> | undefined;
   return {
     push(live) {
       if (state !== "live") return;
@@ -210,11 +213,15 @@ function createSubscriber(tail: Tail, { pool, after, replayLimit, leave }: Subsc
         return this;
       },
       next() {
-        const result = turn.then(next).catch((error: unknown) => {
+        const result = (turn === undefined ? next() : turn.then(next)).catch((error: unknown) => {
           end();
           throw error;
         });
-        turn = result.catch(() => {});
+        const settled = () => {
+          if (turn === mine) turn = undefined;
+        };
+        const mine: Promise<unknown> = result.then(settled, settled);
+        turn = mine;
         return result;
       },
       return() {
@@ -245,7 +252,14 @@ function startTail(stream: string, { pool, bus, log, batchMs = 100, heartbeatMs 
 
   const hand = (events: readonly StoredEvent[]) => {
     head = events.at(-1)?.seq ?? head;
-    const batch: EventBatch = { stream, events, head, resync: false, backfill: false, serverTime: new Date() };
+    const batch: EventBatch = {
+      stream,
+      events,
+      head,
+      resync: false,
+      backfill: false,
+      serverTime: new Date(),
+    };
     for (const subscriber of subscribers) subscriber.push(batch);
   };
   const pull = async () => {

@@ -8,18 +8,27 @@ import { CodedError, errorTable } from "../errors.ts";
  * An error as a client may see it. What the caller can act on keeps its message and gets a code; anything else is our fault,
  * is logged with the request's id and answered without a word about the inside.
  */
-export function publicError(error: unknown, { requestId, log }: { requestId: string; log: Logger }): GraphQLError {
+export function publicError(
+  error: unknown,
+  { requestId, log }: { requestId: string; log: Logger },
+): GraphQLError {
   const at = error instanceof GraphQLError ? error : undefined;
   const cause = rootOf(error);
   const coded = asCoded(cause);
   if (coded !== undefined) {
-    return wrap(coded.message, at, { ...coded.details, code: coded.code, retryable: coded.retryable, requestId });
+    return wrap(coded.message, at, {
+      ...coded.details,
+      code: coded.code,
+      retryable: coded.retryable,
+      requestId,
+    });
   }
   // graphql's own: syntax, validation, a value that does not fit its type.
   if (cause instanceof GraphQLError) {
     // Already made public, by the plugin before this one.
     if (cause.extensions.requestId !== undefined) return cause;
-    const code = typeof cause.extensions.code === "string" ? cause.extensions.code : "QUERY_REFUSED";
+    const { code: named } = cause.extensions;
+    const code = typeof named === "string" && named in errorTable ? named : "QUERY_REFUSED";
     return wrap(cause.message, at, { ...cause.extensions, code, retryable: false, requestId });
   }
   log.error({ err: cause, requestId, path: at?.path }, "a request failed");
@@ -38,7 +47,10 @@ export function asCoded(error: unknown): CodedError | undefined {
     const issues = error.issues.map(({ path, message }) => ({ path: path.join("."), message }));
     const first = issues[0];
     const where = first?.path ? `${first.path}: ` : "";
-    return new CodedError("INPUT_INVALID", `The input does not fit. ${where}${first?.message ?? ""}`, { cause: error, details: { issues } });
+    return new CodedError("INPUT_INVALID", `The input does not fit. ${where}${first?.message ?? ""}`, {
+      cause: error,
+      details: { issues },
+    });
   }
   return undefined;
 }
@@ -49,7 +61,11 @@ function rootOf(error: unknown): unknown {
   return root;
 }
 
-function wrap(message: string, at: GraphQLError | undefined, extensions: Record<string, unknown>): GraphQLError {
+function wrap(
+  message: string,
+  at: GraphQLError | undefined,
+  extensions: Record<string, unknown>,
+): GraphQLError {
   return new GraphQLError(message, {
     ...(at?.nodes === undefined ? {} : { nodes: at.nodes }),
     ...(at?.source === undefined ? {} : { source: at.source }),

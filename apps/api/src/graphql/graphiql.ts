@@ -6,14 +6,23 @@ import type { Exchange } from "../http/exchange.ts";
 /** Serves `/graphiql` and its two assets. Returns false for another path below it. */
 export async function serveGraphiql({ req, res, url }: Exchange): Promise<boolean> {
   if (req.method !== "GET" && req.method !== "HEAD") return false;
-  const parts = await (loaded ??= load());
+  loaded ??= load();
+  const parts = await loaded;
   const file =
     url.pathname === "/graphiql"
       ? { type: "text/html; charset=utf-8", body: parts.html, cache: "no-cache" }
       : url.pathname === parts.scriptPath
-        ? { type: "text/javascript; charset=utf-8", body: parts.script, cache: "public, max-age=31536000, immutable" }
+        ? {
+            type: "text/javascript; charset=utf-8",
+            body: parts.script,
+            cache: "public, max-age=31536000, immutable",
+          }
         : url.pathname === parts.stylePath
-          ? { type: "text/css; charset=utf-8", body: parts.style, cache: "public, max-age=31536000, immutable" }
+          ? {
+              type: "text/css; charset=utf-8",
+              body: parts.style,
+              cache: "public, max-age=31536000, immutable",
+            }
           : undefined;
   if (file === undefined) return false;
   res.writeHead(200, {
@@ -39,7 +48,8 @@ async function load(): Promise<Parts> {
     endpoint: "/graphql",
     subscriptionsProtocol: "WS",
     credentials: "same-origin",
-    defaultQuery: "# Sign in on the dashboard, or add a header: { \"x-api-key\": \"muster_…\" }\nquery Me {\n  me {\n    kind\n    scopes\n  }\n}\n",
+    defaultQuery:
+      '# Sign in on the dashboard, or add a header: { "x-api-key": "muster_…" }\nquery Me {\n  me {\n    kind\n    scopes\n  }\n}\n',
   });
   const style = between(page, "<style>", "</style>");
   const script = between(page, "<script>", "</script>");

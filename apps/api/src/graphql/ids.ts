@@ -30,7 +30,8 @@ export function encodeId(typename: string, id: string): string {
     return `${toTypeId("run", run)}.${toTypeId("node", node)}`;
   }
   const prefix = (prefixes as Record<string, IdPrefix | undefined>)[typename];
-  if (prefix === undefined) throw new Error(`The type ${typename} has no id prefix; add it to graphql/ids.ts.`);
+  if (prefix === undefined)
+    throw new Error(`The type ${typename} has no id prefix; add it to graphql/ids.ts.`);
   return toTypeId(prefix, id);
 }
 
@@ -38,12 +39,18 @@ export function encodeId(typename: string, id: string): string {
 export function decodeId(id: string): { typename: string; id: string } {
   const dot = id.indexOf(".");
   if (dot > 0) {
-    return { typename: "RunNode", id: `${fromTypeId(id.slice(0, dot), "run")}.${fromTypeId(id.slice(dot + 1), "node")}` };
+    return {
+      typename: "RunNode",
+      id: `${fromTypeId(id.slice(0, dot), "run")}.${fromTypeId(id.slice(dot + 1), "node")}`,
+    };
   }
   const prefix = prefixOf(id);
   const typename = Object.entries(prefixes).find(([, known]) => known === prefix)?.[0];
   if (typename === undefined || prefix === undefined) {
-    throw new CodedError("INPUT_INVALID", `"${id.slice(0, 60)}" is no id of this API. Ids look like run_01h455vb4pex5vsknk084sn02q.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `"${id.slice(0, 60)}" is no id of this API. Ids look like run_01h455vb4pex5vsknk084sn02q.`,
+    );
   }
   return { typename, id: fromTypeId(id, prefix) };
 }

@@ -8,15 +8,20 @@ builder.scalarType("DateTime", {
   serialize: (value) => value.toISOString(),
   parseValue: (value) => {
     // A time without a zone would mean something else on every machine.
-    const text = typeof value === "string" && /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(value) ? value : "";
+    const text =
+      typeof value === "string" && /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/.test(value)
+        ? value
+        : "";
     const moment = new Date(text);
-    if (Number.isNaN(moment.getTime())) throw invalid("DateTime", "an ISO 8601 time with its zone, such as 2026-11-22T10:02:11Z");
+    if (Number.isNaN(moment.getTime()))
+      throw invalid("DateTime", "an ISO 8601 time with its zone, such as 2026-11-22T10:02:11Z");
     return moment;
   },
 });
 
 builder.scalarType("BigInt", {
-  description: "A whole number of up to 64 bits as a decimal string: credits and cursors exceed what JSON numbers hold exactly.",
+  description:
+    "A whole number of up to 64 bits as a decimal string: credits and cursors exceed what JSON numbers hold exactly.",
   serialize: (value) => value.toString(),
   parseValue: (value) => {
     if (typeof value === "number" && Number.isSafeInteger(value)) return BigInt(value);
@@ -28,7 +33,8 @@ builder.scalarType("BigInt", {
   },
   parseLiteral: (node) => {
     const parsed = node.kind === Kind.INT || node.kind === Kind.STRING ? node.value : "";
-    if (/^-?\d{1,19}$/.test(parsed) && BigInt.asIntN(64, BigInt(parsed)) === BigInt(parsed)) return BigInt(parsed);
+    if (/^-?\d{1,19}$/.test(parsed) && BigInt.asIntN(64, BigInt(parsed)) === BigInt(parsed))
+      return BigInt(parsed);
     throw invalid("BigInt", "a whole number of up to 64 bits");
   },
 });

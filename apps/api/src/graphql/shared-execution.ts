@@ -4,6 +4,7 @@ import {
   type ExecutionArgs,
   type ExecutionResult,
   execute,
+  type GraphQLError,
   getOperationAST,
   Kind,
   print,
@@ -23,7 +24,10 @@ const shared = new WeakMap<object, { steering: string | undefined }>();
  * every subscriber to be shared; others are executed as usual.
  * @param steering an argument of the field that decides which values come, not what they look like: a cursor
  */
-export function shareAmongSubscribers<T extends object>(source: T, { steering }: { steering?: string } = {}): T {
+export function shareAmongSubscribers<T extends object>(
+  source: T,
+  { steering }: { steering?: string } = {},
+): T {
   shared.set(source, { steering });
   return source;
 }
@@ -32,13 +36,23 @@ export type ResultStream = AsyncGenerator<ExecutionResult, void, void>;
 export type Subscribe = (args: ExecutionArgs) => Promise<ResultStream | ExecutionResult>;
 
 /** A `subscribe` like graphql-js's that shares executions. Equal results are the same object, so a transport may write each of them once. */
-export function createSharedSubscribe(metrics: Metrics): Subscribe {
+export function createSharedSubscribe(
+  metrics: Metrics,
+  failure: (error: unknown, args: ExecutionArgs) => GraphQLError,
+): Subscribe {
   const made = new WeakMap<object, Map<string, Promise<ExecutionResult> | ExecutionResult>>();
   const documents = new WeakMap<DocumentNode, { text: string; steering: string | undefined }>();
-  const read = (document: DocumentNode, operationName: string | null | undefined, argument: string | undefined) => {
+  const read = (
+    document: DocumentNode,
+    operationName: string | null | undefined,
+    argument: string | undefined,
+  ) => {
     let known = documents.get(document);
     if (known === undefined) {
-      known = { text: print(document), steering: argument && steeringVariable(document, operationName, argument) };
+      known = {
+        text: print(document),
+        steering: argument && steeringVariable(document, operationName, argument),
+      };
       documents.set(document, known);
     }
     return known;
@@ -73,6 +87,7 @@ export function createSharedSubscribe(metrics: Metrics): Subscribe {
     };
     metrics.subscriptions.inc();
     let counted = true;
+    let failed = false;
     const over = () => {
       if (counted) metrics.subscriptions.dec();
       counted = false;
@@ -83,12 +98,15 @@ export function createSharedSubscribe(metrics: Metrics): Subscribe {
         return this;
       },
       async next() {
+        if (failed) return { value: undefined, done: true };
         try {
           const { value, done } = await iterator.next();
           if (!done) return { value: await map(value), done: false };
         } catch (error) {
+          // Told as a last result: thrown on, it would take the whole socket with it.
+          failed = true;
           over();
-          throw error;
+          return { value: { errors: [failure(error, args)] }, done: false };
         }
         over();
         return { value: undefined, done: true };
@@ -112,7 +130,11 @@ export function createSharedSubscribe(metrics: Metrics): Subscribe {
 }
 
 /** The variable given to that argument of the subscribed field, if it is used nowhere else. */
-function steeringVariable(document: DocumentNode, operationName: string | null | undefined, argument: string): string | undefined {
+function steeringVariable(
+  document: DocumentNode,
+  operationName: string | null | undefined,
+  argument: string,
+): string | undefined {
   const field = getOperationAST(document, operationName)?.selectionSet.selections[0];
   if (field?.kind !== Kind.FIELD) return undefined;
   const given = field.arguments?.find((one) => one.name.value === argument)?.value;

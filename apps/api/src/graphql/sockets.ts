@@ -1,7 +1,7 @@
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { type ExecutionArgs, type ExecutionResult, GraphQLError } from "graphql";
-import { type Context as SocketContext, handleProtocols, makeServer, type ServerOptions } from "graphql-ws";
+import { handleProtocols, makeServer, type ServerOptions, type Context as SocketContext } from "graphql-ws";
 import { isAsyncIterable } from "graphql-yoga";
 import { type WebSocket, WebSocketServer } from "ws";
 import { z } from "zod";
@@ -32,7 +32,8 @@ export type Sockets = {
 /**
  * GraphQL over WebSocket: the protocol graphql-transport-ws on `/graphql`. Who connects is told by `connectionParams`
  * (`{ authorization: "Bearer …" }` or `{ apiKey }`, and `protocol: 1`) or by the session cookie of a page of a trusted origin.
- * Close codes: 4401 prove yourself (again), 4403 refused, 4426 upgrade the worker, 4429 slow down, 1001 going away.
+ * Close codes: 4401 not (or no longer) valid credentials, 4403 refused, 4426 upgrade the worker, 4429 slow down, 1012 the session has ended,
+ * connect again with the newest token, 1001 going away.
  */
 export function serveSockets(options: SocketOptions): Sockets {
   const { server, services } = options;
@@ -60,7 +61,9 @@ export function serveSockets(options: SocketOptions): Sockets {
     },
     async close() {
       server.off("upgrade", onUpgrade);
-      const gone = [...wss.clients].map((ws) => new Promise<void>((resolve) => ws.once("close", () => resolve())));
+      const gone = [...wss.clients].map(
+        (ws) => new Promise<void>((resolve) => ws.once("close", () => resolve())),
+      );
       for (const ws of wss.clients) ws.close(1001, "Going away");
       const cut = setTimeout(() => {
         for (const ws of wss.clients) ws.terminate();
@@ -81,11 +84,22 @@ type Extra = {
 };
 
 const paramsSchema = z
-  .looseObject({ authorization: z.string().optional(), token: z.string().optional(), apiKey: z.string().optional(), protocol: z.number().optional() })
+  .looseObject({
+    authorization: z.string().optional(),
+    token: z.string().optional(),
+    apiKey: z.string().optional(),
+    protocol: z.number().optional(),
+  })
   .optional();
 
-function protocolOptions({ graph, services, authenticate, rateLimit }: SocketOptions): ServerOptions<Record<string, unknown>, Extra> {
-  const addressOf = (ctx: SocketContext<Record<string, unknown>, Extra>) => clientAddress(ctx.extra.request, services.config);
+function protocolOptions({
+  graph,
+  services,
+  authenticate,
+  rateLimit,
+}: SocketOptions): ServerOptions<Record<string, unknown>, Extra> {
+  const addressOf = (ctx: SocketContext<Record<string, unknown>, Extra>) =>
+    clientAddress(ctx.extra.request, services.config);
   return {
     connectionInitWaitTimeout: 10_000,
     async onConnect(ctx) {
@@ -111,7 +125,8 @@ function protocolOptions({ graph, services, authenticate, rateLimit }: SocketOpt
         return false;
       }
       const left = Math.min(extra.identity.until.getTime() - Date.now(), 2 ** 31 - 1);
-      extra.expiry = setTimeout(() => extra.socket.close(4401, "Session expired"), Math.max(left, 0));
+      // A code that clients answer by connecting again, with the newest token they have; who has none is told 4401 then.
+      extra.expiry = setTimeout(() => extra.socket.close(1012, "Prove yourself again"), Math.max(left, 0));
       return true;
     },
     async onSubscribe(ctx, id, payload) {
@@ -119,6 +134,13 @@ function protocolOptions({ graph, services, authenticate, rateLimit }: SocketOpt
       const identity = extra.identity;
       const requestId = `${services.log.bindings().pid ?? ""}ws-${id}`;
       if (identity === undefined) return [new GraphQLError("Connect first.")];
+      if (Object.keys(ctx.subscriptions).length > operationsPerSocket) {
+        const error = new CodedError(
+          "RATE_LIMITED",
+          `A socket carries at most ${operationsPerSocket} operations at once.`,
+        );
+        return [publicError(error, { requestId, log: services.log })];
+      }
       const log = services.log.child({ requestId });
       try {
         await rateLimit.take(identity.actor, addressOf(ctx));
@@ -126,8 +148,14 @@ function protocolOptions({ graph, services, authenticate, rateLimit }: SocketOpt
         return [publicError(error, { requestId, log })];
       }
       // The upgrade was refused unless a cookie came from a trusted origin.
-      const operation: Operation = { ctx: { ...services, log, actor: identity.actor, requestId }, forgeable: false };
-      const { schema, execute, subscribe, contextFactory, parse, validate } = graph.getEnveloped({ ...operation, params: payload });
+      const operation: Operation = {
+        ctx: { ...services, log, actor: identity.actor, requestId },
+        forgeable: false,
+      };
+      const { schema, execute, subscribe, contextFactory, parse, validate } = graph.getEnveloped({
+        ...operation,
+        params: payload,
+      });
       try {
         const document = parse(payload.query);
         const errors = validate(schema, document);
@@ -165,27 +193,37 @@ const rootOf = (args: ExecutionArgs): Root => args.rootValue as Root;
 
 type Send = (result: ExecutionResult) => Promise<void> | undefined;
 
+const operationsPerSocket = 200;
+
 /** Bytes that may wait in one socket before its subscriptions wait too; each then holds one batch and the event hub's bounded queue. */
 const highWater = 256 * 1024;
-const written = new WeakMap<ExecutionResult, string>();
+/** Longer texts are encoded once and sent as a frame of their own behind each subscriber's head. */
+const longText = 2_048;
+type Written = { readonly text: string; bytes?: Buffer };
+const written = new WeakMap<ExecutionResult, Written>();
 
-/** Writes a result as the protocol's `next`. Equal results are one object, written out as text once, whoever they go to. */
+/** Writes a result as the protocol's `next`. Equal results are one object, written out once, whoever they go to. */
 function sender(socket: WebSocket, id: string, { metrics }: Services): Send {
   const head = `{"id":${JSON.stringify(id)},"type":"next","payload":`;
   return (result) => {
-    let text = written.get(result);
-    if (text === undefined) {
-      text = JSON.stringify(result);
-      written.set(result, text);
+    let made = written.get(result);
+    if (made === undefined) {
+      made = { text: `${JSON.stringify(result)}}` };
+      written.set(result, made);
     }
     if (socket.readyState !== socket.OPEN) return undefined;
     metrics.sent.inc();
-    const message = `${head}${text}}`;
-    if (socket.bufferedAmount < highWater) {
-      socket.send(message);
-      return undefined;
+    const waits = socket.bufferedAmount >= highWater;
+    let sent: (() => void) | undefined;
+    const waiting = waits ? new Promise<void>((resolve) => (sent = resolve)) : undefined;
+    if (made.text.length < longText) {
+      socket.send(head + made.text, sent);
+    } else {
+      made.bytes ??= Buffer.from(made.text);
+      socket.send(head, { fin: false });
+      socket.send(made.bytes, { binary: false }, sent);
     }
-    return new Promise((resolve) => socket.send(message, () => resolve()));
+    return waiting;
   };
 }
 
@@ -278,6 +316,8 @@ function openSocket(
     metrics.sockets.dec();
     clearInterval(ping);
     clearTimeout(extra.expiry);
-    closed(code, String(reason)).catch((error: unknown) => log.error({ err: error }, "closing a socket failed"));
+    closed(code, String(reason)).catch((error: unknown) =>
+      log.error({ err: error }, "closing a socket failed"),
+    );
   });
 }

@@ -1,5 +1,5 @@
 import { EnvelopArmorPlugin } from "@escape.tech/graphql-armor";
-import { type ExecutionResult, getOperationAST, GraphQLError, type GraphQLSchema } from "graphql";
+import { type ExecutionResult, GraphQLError, type GraphQLSchema, getOperationAST } from "graphql";
 import { createYoga, isAsyncIterable, type Plugin } from "graphql-yoga";
 import type { Ctx, Services } from "../context.ts";
 import { CodedError } from "../errors.ts";
@@ -75,6 +75,17 @@ function outcomes({ metrics }: Services): Plugin<Operation & Ctx> {
     return { ...result, errors };
   };
   return {
+    onParse({ context }) {
+      return ({ result, replaceParseResult }) => {
+        if (result instanceof Error) replaceParseResult(publicError(result, context));
+      };
+    },
+    onValidate({ context }) {
+      return ({ valid, result, setResult }) => {
+        // graphql-js' errors, and those of our own rules.
+        if (!valid) setResult(result.map((error) => publicError(error, context)));
+      };
+    },
     onExecute({ args, setResultAndStopExecution }) {
       // What this engine was given as its context.
       const ctx: Operation & Ctx = args.contextValue;
@@ -95,16 +106,17 @@ function outcomes({ metrics }: Services): Plugin<Operation & Ctx> {
         onSubscribeResult({ result, setResult }) {
           if (!isAsyncIterable(result)) setResult(finish(ctx, "subscription", result));
         },
-        onSubscribeError({ error, setError }) {
-          setError(publicError(error, ctx));
-        },
       };
     },
   };
 }
 
 function sharedSubscriptions({ metrics }: Services): Plugin {
-  const subscribe = createSharedSubscribe(metrics);
+  const subscribe = createSharedSubscribe(metrics, (error, args) => {
+    // What this engine was given as its context.
+    const ctx: Ctx = args.contextValue as Ctx;
+    return publicError(error, ctx);
+  });
   return {
     onSubscribe({ setSubscribeFn }) {
       setSubscribeFn(subscribe);
@@ -113,6 +125,9 @@ function sharedSubscriptions({ metrics }: Services): Plugin {
 }
 
 function forged(): GraphQLError {
-  const error = new CodedError("ORIGIN_REFUSED", "A mutation with a session cookie must come from the dashboard's origin. Programs send an API key.");
+  const error = new CodedError(
+    "ORIGIN_REFUSED",
+    "A mutation with a session cookie must come from the dashboard's origin. Programs send an API key.",
+  );
   return new GraphQLError(error.message, { originalError: error });
 }

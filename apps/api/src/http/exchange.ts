@@ -18,7 +18,12 @@ export type Exchange = {
 };
 
 /** @throws CodedError `INPUT_INVALID` when the target is no path */
-export function openExchange(req: IncomingMessage, res: ServerResponse, config: Config, log: Logger): Exchange {
+export function openExchange(
+  req: IncomingMessage,
+  res: ServerResponse,
+  config: Config,
+  log: Logger,
+): Exchange {
   const given = req.headers["x-request-id"];
   const requestId = typeof given === "string" && /^[\w-]{8,64}$/.test(given) ? given : randomUUID();
   res.setHeader("X-Request-Id", requestId);
@@ -68,7 +73,10 @@ export async function readBody(req: IncomingMessage, maxBytes: number): Promise<
 }
 
 /** @throws CodedError `INPUT_INVALID` or `REQUEST_TOO_LARGE` */
-export async function readJsonObject(req: IncomingMessage, maxBytes: number): Promise<Record<string, unknown>> {
+export async function readJsonObject(
+  req: IncomingMessage,
+  maxBytes: number,
+): Promise<Record<string, unknown>> {
   if (!/^application\/json\s*(;|$)/i.test(req.headers["content-type"] ?? "")) {
     throw new CodedError("INPUT_INVALID", "Send the request as JSON, with Content-Type: application/json.");
   }
@@ -88,7 +96,11 @@ export async function readJsonObject(req: IncomingMessage, maxBytes: number): Pr
 
 export function sendJson({ res }: Pick<Exchange, "res">, status: number, body: unknown): void {
   const text = `${JSON.stringify(body)}\n`;
-  res.writeHead(status, { "Content-Type": "application/json; charset=utf-8", "Content-Length": Buffer.byteLength(text), "Cache-Control": "no-store" });
+  res.writeHead(status, {
+    "Content-Type": "application/json; charset=utf-8",
+    "Content-Length": Buffer.byteLength(text),
+    "Cache-Control": "no-store",
+  });
   res.end(text);
 }
 
@@ -103,12 +115,15 @@ export function sendError(exchange: Exchange, error: unknown): string {
   }
   // What the client is still sending is not read; the connection cannot be used again.
   if (!req.complete) res.setHeader("Connection", "close");
-  if (coded?.code === "RATE_LIMITED") res.setHeader("Retry-After", String(coded.details.retryAfterSeconds ?? 10));
+  if (coded?.code === "RATE_LIMITED")
+    res.setHeader("Retry-After", String(coded.details.retryAfterSeconds ?? 10));
   sendJson(exchange, coded?.status ?? 500, {
     error: {
       ...coded?.details,
       code: coded?.code ?? "INTERNAL",
-      message: coded?.message ?? `Something failed here. Try again; if it stays, report the request id ${requestId}.`,
+      message:
+        coded?.message ??
+        `Something failed here. Try again; if it stays, report the request id ${requestId}.`,
       retryable: coded?.retryable ?? true,
       requestId,
     },
@@ -117,5 +132,8 @@ export function sendError(exchange: Exchange, error: unknown): string {
 }
 
 function tooLarge(maxBytes: number): CodedError {
-  return new CodedError("REQUEST_TOO_LARGE", `The request is larger than the ${maxBytes} bytes allowed. Large data goes to /blobs.`);
+  return new CodedError(
+    "REQUEST_TOO_LARGE",
+    `The request is larger than the ${maxBytes} bytes allowed. Large data goes to /blobs.`,
+  );
 }

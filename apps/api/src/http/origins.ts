@@ -27,7 +27,10 @@ export function answerCors({ req, res }: Exchange, origins: Origins): boolean {
   if (req.method !== "OPTIONS") return false;
   if (origin !== undefined && origins.trusts(origin)) {
     res.setHeader("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, OPTIONS");
-    res.setHeader("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, X-Request-Id, Range, If-None-Match, Accept");
+    res.setHeader(
+      "Access-Control-Allow-Headers",
+      "Authorization, Content-Type, X-Api-Key, X-Request-Id, Range, If-None-Match, Accept",
+    );
     res.setHeader("Access-Control-Max-Age", "600");
   }
   res.writeHead(204).end();

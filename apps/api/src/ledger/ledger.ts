@@ -53,66 +53,85 @@ export async function budgetAvailable(tx: Tx, runId: string): Promise<bigint> {
   return account?.balance ?? 0n;
 }
 
+export type Payment = {
+  readonly organizationId: string;
+  readonly runId: string;
+  readonly nodeId: string;
+  readonly amount: bigint;
+  readonly key: string;
+  readonly memo: string;
+  readonly taskId?: string;
+};
+
 /**
  * Pays a granted role (validator, trainer, evaluator) for work the coordinator accepted.
  * @returns false when this key was paid before.
  * @throws CodedError `BUDGET_EXHAUSTED`
  */
-export async function payNode(
-  tx: Tx,
-  input: { organizationId: string; runId: string; nodeId: string; amount: bigint; key: string; memo: string; taskId?: string },
-): Promise<boolean> {
-  return post(tx, {
-    organizationId: input.organizationId,
-    runId: input.runId,
-    kind: "PAY",
-    key: input.key,
-    memo: input.memo,
-    ...(input.taskId === undefined ? {} : { taskId: input.taskId }),
-    postings: [
-      { account: budget(input.runId), amount: -input.amount },
-      { account: available(input.organizationId, input.nodeId), amount: input.amount },
-    ],
-  });
+export async function payNode(tx: Tx, payment: Payment): Promise<boolean> {
+  return (await payNodes(tx, [payment])).size === 1;
 }
 
-type GroupPosting = { organizationId: string; runId: string; nodeId: string; groupId: string; amount: bigint };
-
-/** Promises an accepted group's credits: budget → held. They become the node's when the group is final. */
-export function holdForGroup(tx: Tx, input: GroupPosting): Promise<boolean> {
-  return post(tx, {
-    ...input,
-    kind: "HOLD",
-    key: `hold:${input.groupId}`,
-    memo: "Accepted group",
-    postings: [
-      { account: budget(input.runId), amount: -input.amount },
-      { account: held(input.runId, input.nodeId), amount: input.amount },
-    ],
-  });
+/** The same for several pieces of work at once. @returns the keys that were paid now */
+export function payNodes(tx: Tx, payments: readonly Payment[]): Promise<Set<string>> {
+  return postMany(
+    tx,
+    payments.map(({ nodeId, amount, ...payment }) => ({
+      ...payment,
+      kind: "PAY",
+      postings: [
+        { account: budget(payment.runId), amount: -amount },
+        { account: available(payment.organizationId, nodeId), amount },
+      ],
+    })),
+  );
 }
 
-/** Releases a final group's credits: held → available. */
-export function releaseGroup(tx: Tx, input: GroupPosting): Promise<boolean> {
-  return post(tx, {
-    ...input,
-    kind: "RELEASE",
-    key: `release:${input.groupId}`,
-    memo: "Final group",
-    postings: [
-      { account: held(input.runId, input.nodeId), amount: -input.amount },
-      { account: available(input.organizationId, input.nodeId), amount: input.amount },
-    ],
-  });
+export type GroupPosting = { organizationId: string; runId: string; nodeId: string; groupId: string; amount: bigint };
+
+/** Promises accepted groups' credits: budget → held. They become the nodes' when the groups are final. */
+export function holdForGroups(tx: Tx, groups: readonly GroupPosting[]): Promise<Set<string>> {
+  return postMany(
+    tx,
+    groups.map(({ amount, ...group }) => ({
+      ...group,
+      kind: "HOLD",
+      key: `hold:${group.groupId}`,
+      memo: "Accepted group",
+      postings: [
+        { account: budget(group.runId), amount: -amount },
+        { account: held(group.runId, group.nodeId), amount },
+      ],
+    })),
+  );
 }
 
-/** What was held for a group, in micro-credits; 0 when nothing was. */
-export async function heldForGroup(tx: Tx, groupId: string): Promise<bigint> {
-  const transaction = await tx.ledgerTransaction.findUnique({
-    where: { key: `hold:${groupId}` },
-    select: { entries: { where: { amount: { gt: 0 } }, select: { amount: true } } },
+/** Releases what was held for groups that are final: held → available. Groups that nothing was held for are passed over. */
+export async function releaseGroups(tx: Tx, groups: readonly Omit<GroupPosting, "amount">[]): Promise<void> {
+  const holds = await tx.ledgerTransaction.findMany({
+    where: { key: { in: groups.map((group) => `hold:${group.groupId}`) } },
+    select: { groupId: true, entries: { where: { amount: { gt: 0 } }, select: { amount: true } } },
   });
-  return transaction?.entries.reduce((sum, entry) => sum + entry.amount, 0n) ?? 0n;
+  const amounts = new Map(holds.map(({ groupId, entries }) => [groupId, entries.reduce((sum, entry) => sum + entry.amount, 0n)]));
+  await postMany(
+    tx,
+    groups.flatMap((group) => {
+      const amount = amounts.get(group.groupId) ?? 0n;
+      if (amount === 0n) return [];
+      return [
+        {
+          ...group,
+          kind: "RELEASE" as const,
+          key: `release:${group.groupId}`,
+          memo: "Final group",
+          postings: [
+            { account: held(group.runId, group.nodeId), amount: -amount },
+            { account: available(group.organizationId, group.nodeId), amount },
+          ],
+        },
+      ];
+    }),
+  );
 }
 
 /** A run's money in four numbers, micro-credits. */
@@ -142,6 +161,8 @@ export async function nodeBalances(
 type NewTransaction = {
   organizationId: string;
   runId: string;
+  /** Whose credits they are, where it is somebody's; not stored, the accounts say it. */
+  nodeId?: string;
   kind: "FUND" | "HOLD" | "RELEASE" | "FORFEIT" | "PAY" | "REFUND";
   key: string;
   memo: string;
@@ -151,40 +172,82 @@ type NewTransaction = {
 };
 
 async function post(tx: Tx, input: NewTransaction): Promise<boolean> {
-  const id = newId("ledger");
-  // The unique key settles the race of two payers: the second inserts nothing and moves nothing.
-  const created = await tx.$executeRaw`
-    INSERT INTO "LedgerTransaction" (id, "organizationId", "runId", kind, key, "groupId", "taskId", memo)
-    VALUES (${id}::uuid, ${input.organizationId}::uuid, ${input.runId}::uuid, ${input.kind}::"LedgerKind", ${input.key},
-      ${input.groupId ?? null}::uuid, ${input.taskId ?? null}::uuid, ${input.memo})
-    ON CONFLICT (key) DO NOTHING`;
-  if (created === 0) return false;
-  // Accounts are locked in key order, so that two transactions over the same accounts never wait for each other in a circle.
-  const ordered = [...input.postings].sort((a, b) => (a.account.key < b.account.key ? -1 : 1));
-  for (const posting of ordered) {
-    if (await move(tx, id, input.organizationId, posting)) continue;
-    // Opened at zero first: an upsert would test the balance check on the proposed row, which for a debit is negative.
-    await tx.$executeRaw`
-      INSERT INTO "Account" (id, key, "organizationId", kind, "runId", "nodeId", balance)
-      VALUES (${newId("acct")}::uuid, ${posting.account.key}, ${input.organizationId}::uuid, ${posting.account.kind}::"AccountKind",
-        ${posting.account.runId ?? null}::uuid, ${posting.account.nodeId ?? null}::uuid, 0)
-      ON CONFLICT (key) DO NOTHING`;
-    await move(tx, id, input.organizationId, posting);
-  }
-  return true;
+  return (await postMany(tx, [input])).size === 1;
 }
 
-async function move(tx: Tx, transactionId: string, organizationId: string, { account, amount }: Posting): Promise<boolean> {
+/**
+ * Posts any number of transactions in four statements. A batch of verdicts moves money for dozens of groups over a handful of
+ * accounts: one by one, the statements took longer than the checks.
+ * @returns the keys that were posted now; one that was posted before moves nothing.
+ */
+async function postMany(tx: Tx, inputs: readonly NewTransaction[]): Promise<Set<string>> {
+  if (inputs.length === 0) return new Set();
+  const rows = inputs.map((input) => ({ ...input, id: newId("ledger") }));
+  // The unique key settles the race of two payers: the second inserts nothing and moves nothing.
+  const created = await tx.$queryRaw<{ key: string }[]>`
+    INSERT INTO "LedgerTransaction" (id, "organizationId", "runId", kind, key, "groupId", "taskId", memo)
+    SELECT id, "organizationId", "runId", kind::"LedgerKind", key, "groupId", "taskId", memo
+    FROM jsonb_to_recordset(${JSON.stringify(rows.map(({ postings: _, ...row }) => row))}::jsonb)
+      AS t(id uuid, "organizationId" uuid, "runId" uuid, kind text, key text, "groupId" uuid, "taskId" uuid, memo text)
+    ON CONFLICT (key) DO NOTHING RETURNING key`;
+  const posted = new Set(created.map((row) => row.key));
+  const postings = rows.flatMap((row) =>
+    posted.has(row.key) ? row.postings.map((posting) => ({ ...posting, transactionId: row.id, organizationId: row.organizationId })) : [],
+  );
+  if (postings.length === 0) return posted;
+
+  const accounts = new Map(postings.map(({ account, organizationId }) => [account.key, { ...account, organizationId }]));
+  const sums = new Map<string, bigint>();
+  for (const { account, amount } of postings) sums.set(account.key, (sums.get(account.key) ?? 0n) + amount);
+  // In key order, so that two transactions over the same accounts never wait for each other in a circle.
+  const keys = [...accounts.keys()].sort();
+  const ids = await move(tx, keys, sums, accounts);
+  const entries = postings.map(({ account, amount, transactionId, organizationId }) => {
+    const accountId = ids.get(account.key);
+    if (accountId === undefined) throw new Error(`account ${account.key} is neither there nor opened`);
+    return { id: newId("entry"), organizationId, transactionId, accountId, amount: amount.toString() };
+  });
+  await tx.$executeRaw`
+    INSERT INTO "LedgerEntry" (id, "organizationId", "transactionId", "accountId", amount)
+    SELECT id, "organizationId", "transactionId", "accountId", amount
+    FROM jsonb_to_recordset(${JSON.stringify(entries)}::jsonb)
+      AS e(id uuid, "organizationId" uuid, "transactionId" uuid, "accountId" uuid, amount bigint)`;
+  return posted;
+}
+
+/** Changes the balances, opening accounts that are not there. @returns account ids by key */
+async function move(
+  tx: Tx,
+  keys: readonly string[],
+  sums: ReadonlyMap<string, bigint>,
+  accounts: ReadonlyMap<string, AccountRef & { organizationId: string }>,
+): Promise<Map<string, string>> {
+  const known = await addTo(tx, keys, sums);
+  const missing = keys.filter((key) => !known.has(key));
+  if (missing.length === 0) return known;
+  // Opened at zero first: an upsert would test the balance check on the proposed row, which for a debit is negative.
+  await tx.account.createMany({
+    data: missing.flatMap((key) => {
+      const account = accounts.get(key);
+      return account === undefined ? [] : [{ ...account, id: newId("acct") }];
+    }),
+    skipDuplicates: true,
+  });
+  return new Map([...known, ...(await addTo(tx, missing, sums))]);
+}
+
+async function addTo(tx: Tx, keys: readonly string[], sums: ReadonlyMap<string, bigint>): Promise<Map<string, string>> {
+  const amounts = keys.map((key) => String(sums.get(key) ?? 0n));
   try {
-    const moved = await tx.$executeRaw`
-      WITH account AS (
-        UPDATE "Account" SET balance = balance + ${amount} WHERE key = ${account.key} RETURNING id
+    const rows = await tx.$queryRaw<{ id: string; key: string }[]>`
+      WITH change AS (SELECT * FROM unnest(${[...keys]}::text[], ${amounts}::bigint[]) AS c(key, amount)),
+      locked AS MATERIALIZED (
+        SELECT a.id, c.amount FROM "Account" a JOIN change c ON c.key = a.key ORDER BY a.key FOR UPDATE OF a
       )
-      INSERT INTO "LedgerEntry" (id, "organizationId", "transactionId", "accountId", amount)
-      SELECT ${newId("entry")}::uuid, ${organizationId}::uuid, ${transactionId}::uuid, id, ${amount} FROM account`;
-    return moved === 1;
+      UPDATE "Account" a SET balance = a.balance + locked.amount FROM locked WHERE a.id = locked.id RETURNING a.id, a.key`;
+    return new Map(rows.map((row) => [row.key, row.id]));
   } catch (error) {
-    if (account.kind === "BUDGET" && isBelowZero(error))
+    if (isBelowZero(error) && keys.some((key) => key.startsWith("budget:")))
       throw new CodedError("BUDGET_EXHAUSTED", "The run's budget does not cover this work. Fund the run, then resume it.", { cause: error });
     throw error;
   }

@@ -28,11 +28,11 @@ export async function grantRole(ctx: Ctx, { runId, nodeId, role }: GrantInput): 
     const present = await tx.roleGrant.findUnique({ where: key });
     if (present !== null && present.revokedAt === null) return present;
     const grantedById = ctx.actor.kind === "person" ? ctx.actor.userId : null;
-    const made = await tx.roleGrant.upsert({
-      where: key,
-      create: { organizationId, runId, nodeId, role: granted, grantedById },
-      update: { revokedAt: null, grantedById },
+    await tx.roleGrant.createMany({
+      data: [{ organizationId, runId, nodeId, role: granted }],
+      skipDuplicates: true,
     });
+    const made = await tx.roleGrant.update({ where: key, data: { revokedAt: null, grantedById } });
     await tellGrant(tx, made);
     return made;
   });
@@ -71,13 +71,17 @@ const kindsOf: Record<Role, readonly string[]> = {
 
 function grantable(role: Role | "WORKER"): Role {
   if (role !== "WORKER") return role;
-  throw new CodedError("INPUT_INVALID", "Generating needs no grant: any node works for an open run. Grant VALIDATOR, TRAINER, EVALUATOR or RELAY.");
+  throw new CodedError(
+    "INPUT_INVALID",
+    "Generating needs no grant: any node works for an open run. Grant VALIDATOR, TRAINER, EVALUATOR or RELAY.",
+  );
 }
 
 async function assertMayGrant(tx: Tx, { actor }: Ctx, runId: string): Promise<string> {
   const run = await tx.run.findUnique({ where: { id: runId }, select: { organizationId: true } });
   // Who may not even read the run hears nothing of it.
-  if (run === null || (actor.kind !== "anonymous" && !allows(actor, "run:read", run.organizationId))) throw notFound("The run");
+  if (run === null || (actor.kind !== "anonymous" && !allows(actor, "run:read", run.organizationId)))
+    throw notFound("The run");
   assertAllowed(actor, "node:grant", run.organizationId);
   return run.organizationId;
 }

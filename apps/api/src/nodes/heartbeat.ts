@@ -15,8 +15,15 @@ export type HeldLease = { readonly taskId: string; readonly attempt: number; rea
  * Nothing is decided from a heartbeat: only the row's deadline ends a lease.
  * @throws CodedError `UNAUTHENTICATED`, `INPUT_INVALID`
  */
-export async function heartbeat(ctx: Ctx, { progress, draining }: HeartbeatInput): Promise<{ serverTime: Date; leases: HeldLease[] }> {
-  if (ctx.actor.kind !== "node") throw new CodedError("UNAUTHENTICATED", "Only a node with a session sends heartbeats. Register the node first.");
+export async function heartbeat(
+  ctx: Ctx,
+  { progress, draining }: HeartbeatInput,
+): Promise<{ serverTime: Date; leases: HeldLease[] }> {
+  if (ctx.actor.kind !== "node")
+    throw new CodedError(
+      "UNAUTHENTICATED",
+      "Only a node with a session sends heartbeats. Register the node first.",
+    );
   const { nodeId } = ctx.actor;
   if (progress !== undefined && JSON.stringify(progress).length > 8_192) {
     throw new CodedError("INPUT_INVALID", "`progress` is for display: at most 8,192 characters as JSON.");

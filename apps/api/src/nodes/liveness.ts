@@ -4,7 +4,10 @@ import type { Node } from "@muster/db";
 export type Liveness = "ACTIVE" | "STALE" | "OFFLINE" | "DRAINING";
 
 /** ACTIVE when seen within 30 s (three heartbeats), STALE within two minutes. Last seen is written every ten seconds. */
-export function livenessOf({ lastSeenAt, draining }: Pick<Node, "lastSeenAt" | "draining">, now: Date): Liveness {
+export function livenessOf(
+  { lastSeenAt, draining }: Pick<Node, "lastSeenAt" | "draining">,
+  now: Date,
+): Liveness {
   const silence = now.getTime() - lastSeenAt.getTime();
   if (silence >= 120_000) return "OFFLINE";
   if (silence >= 30_000) return "STALE";

@@ -12,10 +12,15 @@ import { type NodeToken, openNodeSession } from "./session.ts";
 export const leastProtocol = 1;
 
 const challengeSeconds = 300;
-const publicKeySchema = z.string().regex(/^[0-9a-f]{64}$/, "a raw Ed25519 public key, 32 bytes in lower-case hexadecimal");
+const publicKeySchema = z
+  .string()
+  .regex(/^[0-9a-f]{64}$/, "a raw Ed25519 public key, 32 bytes in lower-case hexadecimal");
 
 /** A challenge for the holder of a key: valid once, for five minutes. */
-export async function createNodeChallenge(ctx: Ctx, input: { publicKey: string }): Promise<{ challenge: string; expiresAt: Date }> {
+export async function createNodeChallenge(
+  ctx: Ctx,
+  input: { publicKey: string },
+): Promise<{ challenge: string; expiresAt: Date }> {
   const publicKey = publicKeySchema.parse(input.publicKey);
   const challenge = randomBytes(32).toString("base64url");
   const expiresAt = new Date(Date.now() + challengeSeconds * 1000);
@@ -49,23 +54,30 @@ export async function registerNode(ctx: Ctx, input: RegisterNodeInput): Promise<
       { details: { command: "npm install -g muster@latest", protocol: leastProtocol } },
     );
   }
-  const { publicKey, challenge, signature, name, software, protocol, hardware } = registrationSchema.parse(input);
+  const { publicKey, challenge, signature, name, software, protocol, hardware } =
+    registrationSchema.parse(input);
   // Taken before the signature is looked at: a challenge serves one try, right or wrong.
-  const { count } = await ctx.prisma.nodeChallenge.deleteMany({ where: { challenge, publicKey, expiresAt: { gt: new Date() } } });
+  const { count } = await ctx.prisma.nodeChallenge.deleteMany({
+    where: { challenge, publicKey, expiresAt: { gt: new Date() } },
+  });
   if (count === 0) {
-    throw new CodedError("CHALLENGE_INVALID", "The challenge is unknown, used or older than five minutes. Ask for a new one and sign that.");
+    throw new CodedError(
+      "CHALLENGE_INVALID",
+      "The challenge is unknown, used or older than five minutes. Ask for a new one and sign that.",
+    );
   }
   if (!verifyEd25519(publicKey, challengeBytes({ publicKey, challenge }), signature)) {
-    throw new CodedError("SIGNATURE_INVALID", "The signature is not this key's over the challenge. Sign protocol's challengeBytes with the node's key.");
+    throw new CodedError(
+      "SIGNATURE_INVALID",
+      "The signature is not this key's over the challenge. Sign protocol's challengeBytes with the node's key.",
+    );
   }
   return await ctx.prisma.$transaction(async (tx) => {
     // JSON by its schema.
     const said = { name, software, protocol, hardware: hardware as Prisma.InputJsonObject, draining: false };
-    const node = await tx.node.upsert({
-      where: { publicKey },
-      create: { publicKey, ...said },
-      update: { ...said, lastSeenAt: new Date() },
-    });
+    // Two registrations of a new key at once: the unique key lets one insert, and both go on with its row.
+    await tx.node.createMany({ data: [{ publicKey, ...said }], skipDuplicates: true });
+    const node = await tx.node.update({ where: { publicKey }, data: { ...said, lastSeenAt: new Date() } });
     return { node, ...(await openNodeSession(tx, ctx, node.id)) };
   });
 }

@@ -13,7 +13,8 @@ import { createNodeChallenge, registerNode } from "./register.ts";
 import { type NodeToken, renewSession } from "./session.ts";
 
 export const LivenessEnum = builder.enumType("Liveness", {
-  description: "How a node seems to be. Display only: nothing is taken from a node for its silence but what its leases' deadlines take.",
+  description:
+    "How a node seems to be. Display only: nothing is taken from a node for its silence but what its leases' deadlines take.",
   values: {
     ACTIVE: { description: "Seen within 30 seconds." },
     STALE: { description: "Seen within two minutes." },
@@ -33,7 +34,10 @@ export const RoleEnum = builder.enumType("Role", {
   } satisfies Record<GrantableRole | "WORKER", unknown>,
 });
 
-export const TrustStateEnum = builder.enumType(TrustState, { name: "TrustState", description: "How far a run trusts a node." });
+export const TrustStateEnum = builder.enumType(TrustState, {
+  name: "TrustState",
+  description: "How far a run trusts a node.",
+});
 
 /** Which node an anonymous request has just proven to be. */
 const registered = new WeakMap<Ctx, string>();
@@ -44,14 +48,23 @@ export const ComputeNode = builder.prismaNode("Node", {
   id: { field: "id" },
   // Organizers see every machine registered here: they choose whom to grant a role. A node sees itself, also in the answer to its registration.
   authScopes: (node, ctx) =>
-    ctx.actor.kind === "node" ? ctx.actor.nodeId === node.id : registered.get(ctx) === node.id || { can: "run:read" },
+    ctx.actor.kind === "node"
+      ? ctx.actor.nodeId === node.id
+      : registered.get(ctx) === node.id || { can: "run:read" },
   fields: (t) => ({
     name: t.exposeString("name", { description: "What its owner calls it; not unique." }),
     publicKey: t.exposeString("publicKey", { description: "Ed25519, 32 bytes in hexadecimal." }),
     software: t.exposeString("software"),
     protocol: t.exposeInt("protocol"),
-    hardware: t.expose("hardware", { type: "JSON", description: "What the node says of itself; nothing is decided by it." }),
-    liveness: t.field({ type: LivenessEnum, select: { lastSeenAt: true, draining: true }, resolve: (node) => livenessOf(node, new Date()) }),
+    hardware: t.expose("hardware", {
+      type: "JSON",
+      description: "What the node says of itself; nothing is decided by it.",
+    }),
+    liveness: t.field({
+      type: LivenessEnum,
+      select: { lastSeenAt: true, draining: true },
+      resolve: (node) => livenessOf(node, new Date()),
+    }),
     lastSeenAt: t.expose("lastSeenAt", { type: "DateTime" }),
     createdAt: t.expose("createdAt", { type: "DateTime" }),
   }),
@@ -65,7 +78,8 @@ export const RunNode = builder.prismaNode("NodeTrust", {
     const [runId = "", nodeId = ""] = id.split(".");
     return { runId_nodeId: { runId, nodeId } };
   },
-  authScopes: (trust, { actor }) => (actor.kind === "node" ? actor.nodeId === trust.nodeId : allows(actor, "run:read", trust.organizationId)),
+  authScopes: (trust, { actor }) =>
+    actor.kind === "node" ? actor.nodeId === trust.nodeId : allows(actor, "run:read", trust.organizationId),
   fields: (t) => ({
     node: t.relation("node"),
     roles: t.field({
@@ -80,12 +94,16 @@ export const RunNode = builder.prismaNode("NodeTrust", {
       },
       resolve: ({ runId, accepted, rejected, invalid, node }) => {
         const granted = node.grants.filter((grant) => grant.runId === runId).map(({ role }) => role);
-        return granted.length === 0 || accepted + rejected + invalid > 0 ? (["WORKER", ...granted] as const) : granted;
+        return granted.length === 0 || accepted + rejected + invalid > 0
+          ? (["WORKER", ...granted] as const)
+          : granted;
       },
     }),
     trust: t.expose("state", { type: TrustStateEnum }),
     auditRate: t.exposeFloat("auditRate", { description: "Share of its groups that are audited now." }),
-    auditedValid: t.exposeInt("auditedValid", { description: "Audited-valid groups since its last failure." }),
+    auditedValid: t.exposeInt("auditedValid", {
+      description: "Audited-valid groups since its last failure.",
+    }),
     accepted: t.exposeInt("accepted"),
     rejected: t.exposeInt("rejected"),
     invalid: t.exposeInt("invalid"),
@@ -114,7 +132,10 @@ export const RunNode = builder.prismaNode("NodeTrust", {
       description: "The policy version the node says it holds.",
       select: { node: { select: { progress: true } } },
       resolve: ({ node: { progress } }) => {
-        const said = typeof progress === "object" && progress !== null && "version" in progress ? progress.version : undefined;
+        const said =
+          typeof progress === "object" && progress !== null && "version" in progress
+            ? progress.version
+            : undefined;
         return typeof said === "number" && Number.isInteger(said) ? said : null;
       },
     }),
@@ -124,7 +145,8 @@ export const RunNode = builder.prismaNode("NodeTrust", {
 export const RoleGrantType = builder.prismaNode("RoleGrant", {
   description: "A role granted to a node for a run.",
   id: { field: "id" },
-  authScopes: (grant, { actor }) => (actor.kind === "node" ? actor.nodeId === grant.nodeId : allows(actor, "run:read", grant.organizationId)),
+  authScopes: (grant, { actor }) =>
+    actor.kind === "node" ? actor.nodeId === grant.nodeId : allows(actor, "run:read", grant.organizationId),
   fields: (t) => ({
     node: t.relation("node"),
     role: t.expose("role", { type: RoleEnum }),
@@ -143,9 +165,16 @@ builder.queryField("nodes", (t) =>
     resolve: async (query, _root, { run }, ctx) => {
       if (run == null) return await ctx.prisma.node.findMany({ ...query, orderBy: { id: "desc" } });
       const runId = fromTypeId(run, "run");
-      const found = await ctx.prisma.run.findUnique({ where: { id: runId }, select: { organizationId: true } });
+      const found = await ctx.prisma.run.findUnique({
+        where: { id: runId },
+        select: { organizationId: true },
+      });
       if (found === null || !allows(ctx.actor, "run:read", found.organizationId)) throw notFound("The run");
-      return await ctx.prisma.node.findMany({ ...query, where: { trust: { some: { runId } } }, orderBy: { id: "desc" } });
+      return await ctx.prisma.node.findMany({
+        ...query,
+        where: { trust: { some: { runId } } },
+        orderBy: { id: "desc" },
+      });
     },
   }),
 );
@@ -185,17 +214,22 @@ const LeaseRef = builder.objectRef<HeldLease>("LeaseRef").implement({
   }),
 });
 
-const HeartbeatReply = builder.objectRef<{ serverTime: Date; leases: HeldLease[] }>("HeartbeatReply").implement({
-  description: "`leases` are the attempts of this node that are still live; it stops work on what is not listed.",
-  authScopes: { node: true },
-  fields: (t) => ({
-    serverTime: t.expose("serverTime", { type: "DateTime" }),
-    leases: t.field({ type: [LeaseRef], resolve: ({ leases }) => leases }),
-  }),
-});
+const HeartbeatReply = builder
+  .objectRef<{ serverTime: Date; leases: HeldLease[] }>("HeartbeatReply")
+  .implement({
+    description:
+      "`leases` are the attempts of this node that are still live; it stops work on what is not listed.",
+    authScopes: { node: true },
+    fields: (t) => ({
+      serverTime: t.expose("serverTime", { type: "DateTime" }),
+      leases: t.field({ type: [LeaseRef], resolve: ({ leases }) => leases }),
+    }),
+  });
 
 const CreateNodeChallengeInput = builder.inputType("CreateNodeChallengeInput", {
-  fields: (t) => ({ publicKey: t.string({ description: "Raw Ed25519 public key, 32 bytes in hexadecimal." }) }),
+  fields: (t) => ({
+    publicKey: t.string({ description: "Raw Ed25519 public key, 32 bytes in hexadecimal." }),
+  }),
 });
 
 const RegisterNodeInput = builder.inputType("RegisterNodeInput", {
@@ -235,7 +269,10 @@ builder.mutationFields((t) => ({
     authScopes: { public: true },
     args: { input: t.arg({ type: RegisterNodeInput }) },
     resolve: async (_root, { input }, ctx) => {
-      const registration = await registerNode(ctx, { ...input, hardware: recordSchema.parse(input.hardware) });
+      const registration = await registerNode(ctx, {
+        ...input,
+        hardware: recordSchema.parse(input.hardware),
+      });
       registered.set(ctx, registration.node.id);
       return registration;
     },

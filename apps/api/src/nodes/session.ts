@@ -19,7 +19,8 @@ export async function openNodeSession(tx: Tx, services: Services, nodeId: string
  */
 export async function renewSession(ctx: Ctx): Promise<NodeToken> {
   const { actor } = ctx;
-  if (actor.kind !== "node") throw new CodedError("UNAUTHENTICATED", "Only a node renews its session. Register the node first.");
+  if (actor.kind !== "node")
+    throw new CodedError("UNAUTHENTICATED", "Only a node renews its session. Register the node first.");
   return await ctx.prisma.$transaction((tx) => openNodeSession(tx, ctx, actor.nodeId));
 }
 

@@ -8,7 +8,10 @@ import type { Services } from "../context.ts";
 
 const inputSchema = z.object({
   organizationName: z.string().trim().min(1).max(100),
-  email: z.email().max(200).transform((email) => email.toLowerCase()),
+  email: z
+    .email()
+    .max(200)
+    .transform((email) => email.toLowerCase()),
 });
 
 export type Bootstrap = {
@@ -29,28 +32,31 @@ export async function bootstrap(services: Services, input: unknown): Promise<Boo
   const { organizationName, email } = inputSchema.parse(input);
   const slug = slugOf(organizationName);
   const { organizationId, userId } = await services.prisma.$transaction(async (tx) => {
-    // Upserts on unique columns: two bootstraps at once agree.
-    const user = await tx.user.upsert({
-      where: { email },
-      create: { id: newId("user"), email, name: email.split("@")[0] ?? email, emailVerified: true },
-      update: {},
+    // Inserts that a unique column settles: two bootstraps at once agree.
+    const name = email.split("@")[0] ?? email;
+    await tx.user.createMany({
+      data: [{ id: newId("user"), email, name, emailVerified: true }],
+      skipDuplicates: true,
     });
-    const organization = await tx.organization.upsert({
-      where: { slug },
-      create: { id: newId("org"), name: organizationName, slug },
-      update: {},
+    await tx.organization.createMany({
+      data: [{ id: newId("org"), name: organizationName, slug }],
+      skipDuplicates: true,
     });
-    await tx.member.upsert({
-      where: { organizationId_userId: { organizationId: organization.id, userId: user.id } },
-      create: { id: newId(), organizationId: organization.id, userId: user.id, role: "owner" },
-      update: { role: "owner" },
-    });
+    const user = await tx.user.findUniqueOrThrow({ where: { email } });
+    const organization = await tx.organization.findUniqueOrThrow({ where: { slug } });
+    const place = { organizationId: organization.id, userId: user.id };
+    await tx.member.createMany({ data: [{ id: newId(), ...place, role: "owner" }], skipDuplicates: true });
+    await tx.member.update({ where: { organizationId_userId: place }, data: { role: "owner" } });
     return { organizationId: organization.id, userId: user.id };
   });
   const name = "operator";
   await services.prisma.apiKey.deleteMany({ where: { referenceId: organizationId, name } });
   const { key } = await issueApiKey(services, userId, { organizationId, name, scopes: apiKeyScopes });
-  return { organization: toTypeId("org", organizationId), signInUrl: await signInUrl(services, email), apiKey: key };
+  return {
+    organization: toTypeId("org", organizationId),
+    signInUrl: await signInUrl(services, email),
+    apiKey: key,
+  };
 }
 
 /** A magic link as the auth library makes them on request, valid for longer. */

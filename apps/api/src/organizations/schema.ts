@@ -10,8 +10,14 @@ export const ApiKey = builder.prismaObject("ApiKey", {
   fields: (t) => ({
     id: t.id({ select: { id: true }, resolve: ({ id }) => encodeId("ApiKey", id) }),
     name: t.string({ select: { name: true }, resolve: ({ name }) => name ?? "" }),
-    start: t.exposeString("start", { nullable: true, description: "How the key begins, to tell keys apart." }),
-    scopes: t.stringList({ select: { permissions: true }, resolve: ({ permissions }) => scopesOf(permissions) }),
+    start: t.exposeString("start", {
+      nullable: true,
+      description: "How the key begins, to tell keys apart.",
+    }),
+    scopes: t.stringList({
+      select: { permissions: true },
+      resolve: ({ permissions }) => scopesOf(permissions),
+    }),
     createdAt: t.expose("createdAt", { type: "DateTime" }),
     expiresAt: t.expose("expiresAt", { type: "DateTime", nullable: true }),
   }),
@@ -30,7 +36,11 @@ export const Organization = builder.prismaNode("Organization", {
       select: { id: true },
       authScopes: (organization, _args, { actor }) => allows(actor, "key:manage", organization.id),
       resolve: (query, organization, _args, ctx) =>
-        ctx.prisma.apiKey.findMany({ ...query, where: { referenceId: organization.id }, orderBy: { createdAt: "desc" } }),
+        ctx.prisma.apiKey.findMany({
+          ...query,
+          where: { referenceId: organization.id },
+          orderBy: { createdAt: "desc" },
+        }),
     }),
   }),
 });
@@ -62,7 +72,11 @@ builder.queryField("organizations", (t) =>
     authScopes: { can: "run:read" },
     resolve: (query, _root, _args, { actor, prisma }) => {
       const ids =
-        actor.kind === "person" ? actor.memberships.map((one) => one.organizationId) : actor.kind === "apiKey" ? [actor.organizationId] : [];
+        actor.kind === "person"
+          ? actor.memberships.map((one) => one.organizationId)
+          : actor.kind === "apiKey"
+            ? [actor.organizationId]
+            : [];
       return prisma.organization.findMany({ ...query, where: { id: { in: ids } }, orderBy: { name: "asc" } });
     },
   }),
@@ -74,7 +88,8 @@ const CreatedApiKey = builder.objectRef<{ key: string; id: string }>("CreatedApi
     key: t.exposeString("key", { description: "The key, shown this once." }),
     apiKey: t.prismaField({
       type: ApiKey,
-      resolve: (query, { id }, _args, ctx) => ctx.prisma.apiKey.findUniqueOrThrow({ ...query, where: { id } }),
+      resolve: (query, { id }, _args, ctx) =>
+        ctx.prisma.apiKey.findUniqueOrThrow({ ...query, where: { id } }),
     }),
   }),
 });
@@ -105,7 +120,10 @@ builder.mutationFields((t) => ({
     authScopes: { can: "key:manage" },
     args: { input: t.arg({ type: RevokeApiKey }) },
     resolve: async (_root, { input }, ctx) => {
-      await revokeApiKey(ctx, { organizationId: fromTypeId(input.organization, "org"), id: fromTypeId(input.id, "key") });
+      await revokeApiKey(ctx, {
+        organizationId: fromTypeId(input.organization, "org"),
+        id: fromTypeId(input.id, "key"),
+      });
       return true;
     },
   }),

@@ -118,6 +118,7 @@ async function refuse(
     if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
+      await joinRun(tx, { runId: task.runId, nodeId, organizationId: task.organizationId, auditRate: spec.verification.audit.rate });
       await reopenTask(tx, fence.task, `pack refused: ${message}`);
       await recordOutcome(tx, { runId: task.runId, nodeId, organizationId: task.organizationId, outcome: "REFUSED", spec, reason: message });
     }
@@ -266,25 +267,30 @@ async function storeGroups(
     skipDuplicates: true,
   });
   await tx.group.createMany({ data: rows });
-  await tx.rollout.createMany({
-    data: groups.flatMap((group) =>
-      group.rollouts.map((rollout) => ({
-        id: newId("rollout"),
-        ...owner,
-        groupId: group.id,
-        index: rollout.packed.index,
-        preview: rollout.text.slice(0, 200),
-        tokens: rollout.packed.tokens.length,
-        finishReason: rollout.packed.finish,
-        reward: rollout.reward,
-        rewardParts: rollout.parts,
-      })),
-    ),
-  });
-  await tx.windowFingerprint.createMany({
-    data: groups.flatMap((group) => group.fingerprints.map((hash) => ({ runId: task.runId, hash, taskId: task.id, groupId: group.id }))),
-    skipDuplicates: true,
-  });
+  // Hundreds of rows a pack: as one JSON parameter they cost a tenth of what createMany does.
+  const rollouts = groups.flatMap((group) =>
+    group.rollouts.map((rollout) => ({
+      id: newId("rollout"),
+      groupId: group.id,
+      index: rollout.packed.index,
+      preview: rollout.text.slice(0, 200),
+      tokens: rollout.packed.tokens.length,
+      finishReason: rollout.packed.finish,
+      reward: rollout.reward,
+      rewardParts: rollout.parts,
+    })),
+  );
+  await tx.$executeRaw`
+    INSERT INTO "Rollout" (id, "organizationId", "runId", "groupId", index, preview, tokens, "finishReason", reward, "rewardParts")
+    SELECT id, ${owner.organizationId}::uuid, ${owner.runId}::uuid, "groupId", index, preview, tokens, "finishReason", reward, "rewardParts"
+    FROM jsonb_to_recordset(${JSON.stringify(rollouts)}::jsonb) AS r(id uuid, "groupId" uuid, index int, preview text, tokens int,
+      "finishReason" text, reward float8, "rewardParts" jsonb)`;
+  const windows = groups.flatMap((group) => group.fingerprints.map((hash) => ({ hash, groupId: group.id })));
+  await tx.$executeRaw`
+    INSERT INTO "WindowFingerprint" ("runId", hash, "taskId", "groupId")
+    SELECT ${owner.runId}::uuid, w.hash, ${task.id}::uuid, w."groupId"
+    FROM jsonb_to_recordset(${JSON.stringify(windows)}::jsonb) AS w(hash text, "groupId" uuid)
+    ON CONFLICT DO NOTHING`;
   await appendEvents(
     tx,
     rows.map((group): NewEvent => ({

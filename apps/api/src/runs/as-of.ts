@@ -14,7 +14,9 @@ export function asOf(ctx: Ctx, runId: string): Promise<bigint> {
   }
   let head = known.get(runId);
   if (head === undefined) {
-    head = ctx.prisma.eventStream.findUnique({ where: { stream: runStream(runId) }, select: { head: true } }).then((row) => row?.head ?? 0n);
+    head = ctx.prisma.eventStream
+      .findUnique({ where: { stream: runStream(runId) }, select: { head: true } })
+      .then((row) => row?.head ?? 0n);
     known.set(runId, head);
   }
   return head;

@@ -38,9 +38,12 @@ export function checkRunSpec(input: unknown): SpecCheck {
   if (!parsed.ok) return { valid: false, issues: parsed.issues };
   const { spec } = parsed;
   const issues: RunSpecIssue[] = [];
-  // The trainer would need the generating version's own log-probabilities for groups that nobody measured.
-  if (spec.verification.audit.rate < 1)
-    issues.push({ path: "verification.audit.rate", message: "This version audits every group; leave it at 1." });
+  // The divergence term needs the base's log-probabilities, and a TRAIN task does not name the base.
+  if (spec.training.klCoefficient > 0)
+    issues.push({
+      path: "training.klCoefficient",
+      message: "This version has no divergence term; leave it at 0.",
+    });
   if (spec.limits.deadline !== undefined && new Date(spec.limits.deadline) <= new Date())
     issues.push({ path: "limits.deadline", message: "It has passed." });
   return issues.length > 0 ? { valid: false, issues } : { valid: true, spec, hash: specHash(spec) };
@@ -69,7 +72,8 @@ export async function createRun(
         key: input.idempotencyKey,
         input: { organizationId, spec: plain(input.spec), credits: credits.toString(), start },
       },
-      () => insertRun(ctx, tx, { organizationId, spec: checked.spec, hash: checked.hash, credits, start, base }),
+      () =>
+        insertRun(ctx, tx, { organizationId, spec: checked.spec, hash: checked.hash, credits, start, base }),
     ),
   );
   nudgeRun(ctx, runId);
@@ -78,27 +82,48 @@ export async function createRun(
 }
 
 /** Puts a new revision of the spec in force. What was opened before keeps the revision it was opened under. */
-export async function reviseRun(ctx: Ctx, input: { runId: string; spec: unknown }): Promise<CreateRunOutcome> {
+export async function reviseRun(
+  ctx: Ctx,
+  input: { runId: string; spec: unknown },
+): Promise<CreateRunOutcome> {
   const { organizationId } = await runFor(ctx, input.runId, "run:control");
   const outcome = await ctx.prisma.$transaction(async (tx): Promise<CreateRunOutcome> => {
     const run = await lockRun(tx, input.runId);
     if (run === null) throw notFound("The run");
-    if (runTransitions[run.state].length === 0) throw new CodedError("STATE_CONFLICT", `The run is ${run.state}; its spec is history. Create a new run.`);
+    if (runTransitions[run.state].length === 0)
+      throw new CodedError(
+        "STATE_CONFLICT",
+        `The run is ${run.state}; its spec is history. Create a new run.`,
+      );
     const before = await specOf(tx, run.id, run.revision);
     const checked = checkRunSpec(withSeed(input.spec, before.seed));
     if (!checked.valid) return invalid(checked.issues);
     const { spec, hash } = checked;
     const issues: RunSpecIssue[] = frozen.flatMap((field) =>
-      canonicalJson(spec[field]) === canonicalJson(before[field]) ? [] : [{ path: field, message: "It cannot change after the run was created." }],
+      canonicalJson(spec[field]) === canonicalJson(before[field])
+        ? []
+        : [{ path: field, message: "It cannot change after the run was created." }],
     );
-    if (spec.limits.steps < run.step) issues.push({ path: "limits.steps", message: `The run has done ${run.step} steps already.` });
+    if (spec.limits.steps < run.step)
+      issues.push({ path: "limits.steps", message: `The run has done ${run.step} steps already.` });
     if (issues.length > 0) return invalid(issues);
 
     const number = run.revision + 1;
     await tx.runRevision.create({
-      data: { id: newId("rev"), organizationId, runId: run.id, number, spec: asJson(spec), hash, createdById: personOf(ctx) },
+      data: {
+        id: newId("rev"),
+        organizationId,
+        runId: run.id,
+        number,
+        spec: asJson(spec),
+        hash,
+        createdById: personOf(ctx),
+      },
     });
-    await tx.run.update({ where: { id: run.id }, data: { ...fromSpec(spec, run.createdAt), revision: number } });
+    await tx.run.update({
+      where: { id: run.id },
+      data: { ...fromSpec(spec, run.createdAt), revision: number },
+    });
     await appendEvents(tx, [
       {
         stream: runStream(run.id),
@@ -115,15 +140,28 @@ export async function reviseRun(ctx: Ctx, input: { runId: string; spec: unknown 
 }
 
 /** Adds credits to a run's budget. A run that paused for want of them goes on with `resumeRun`. */
-export async function fundRun(ctx: Ctx, input: { runId: string; credits: bigint; idempotencyKey?: string }): Promise<void> {
+export async function fundRun(
+  ctx: Ctx,
+  input: { runId: string; credits: bigint; idempotencyKey?: string },
+): Promise<void> {
   const run = await runFor(ctx, input.runId, "run:fund");
   if (input.credits <= 0n) throw new CodedError("INPUT_INVALID", "`credits` must be above 0.");
   await ctx.prisma.$transaction((tx) =>
     once(
       tx,
-      { actor: ctx.actor, operation: "fundRun", key: input.idempotencyKey, input: { runId: run.id, credits: input.credits.toString() } },
+      {
+        actor: ctx.actor,
+        operation: "fundRun",
+        key: input.idempotencyKey,
+        input: { runId: run.id, credits: input.credits.toString() },
+      },
       async () => {
-        await fundBudget(tx, { organizationId: run.organizationId, runId: run.id, credits: input.credits, key: `fund:${run.id}:${newId("ledger")}` });
+        await fundBudget(tx, {
+          organizationId: run.organizationId,
+          runId: run.id,
+          credits: input.credits,
+          key: `fund:${run.id}:${newId("ledger")}`,
+        });
         await appendEvents(tx, [
           {
             stream: runStream(run.id),
@@ -141,17 +179,34 @@ export async function fundRun(ctx: Ctx, input: { runId: string; credits: bigint;
 }
 
 /** What training, proofs and past rewards rest on. */
-const frozen = ["protocol", "environment", "seed", "model", "base"] as const satisfies readonly (keyof RunSpec)[];
+const frozen = [
+  "protocol",
+  "environment",
+  "seed",
+  "model",
+  "base",
+] as const satisfies readonly (keyof RunSpec)[];
 
 async function insertRun(
   ctx: Ctx,
   tx: Tx,
-  input: { organizationId: string; spec: RunSpec; hash: string; credits: bigint; start: boolean; base: BaseSource },
+  input: {
+    organizationId: string;
+    spec: RunSpec;
+    hash: string;
+    credits: bigint;
+    start: boolean;
+    base: BaseSource;
+  },
 ): Promise<string> {
   const { organizationId, spec, hash } = input;
   const env = environment(spec.environment);
   const described = { hash: environmentHash(env), title: env.title, description: env.description };
-  await tx.environment.upsert({ where: { slug: env.slug }, create: { slug: env.slug, ...described }, update: described });
+  await tx.environment.upsert({
+    where: { slug: env.slug },
+    create: { slug: env.slug, ...described },
+    update: described,
+  });
   const run = await tx.run.create({
     data: {
       id: newId("run"),
@@ -165,7 +220,15 @@ async function insertRun(
     },
   });
   await tx.runRevision.create({
-    data: { id: newId("rev"), organizationId, runId: run.id, number: 1, spec: asJson(spec), hash, createdById: run.createdById },
+    data: {
+      id: newId("rev"),
+      organizationId,
+      runId: run.id,
+      number: 1,
+      spec: asJson(spec),
+      hash,
+      createdById: run.createdById,
+    },
   });
   await tx.packReference.createMany({
     data: input.base.packs.map((pack) => ({ ...pack, organizationId, runId: run.id, subject: run.id })),
@@ -207,7 +270,10 @@ async function freeSlug(tx: Tx, organizationId: string, name: string): Promise<s
       .slice(0, 60) || "run";
   // Two runs created at once would find the same free slug.
   await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('slug:' || ${organizationId}, 0))`;
-  const taken = await tx.run.findMany({ where: { organizationId, slug: { startsWith: slug } }, select: { slug: true } });
+  const taken = await tx.run.findMany({
+    where: { organizationId, slug: { startsWith: slug } },
+    select: { slug: true },
+  });
   const slugs = new Set(taken.map((run) => run.slug));
   let n = 1;
   while (slugs.has(n === 1 ? slug : `${slug}-${n}`)) n++;
@@ -217,7 +283,11 @@ async function freeSlug(tx: Tx, organizationId: string, name: string): Promise<s
 function invalid(issues: readonly RunSpecIssue[]): CreateRunOutcome {
   const [first] = issues;
   const more = issues.length > 1 ? ` (and ${issues.length - 1} more)` : "";
-  return { kind: "invalid", message: `${first?.path === "" ? "" : `${first?.path}: `}${first?.message ?? "The spec is wrong."}${more}`, issues };
+  return {
+    kind: "invalid",
+    message: `${first?.path === "" ? "" : `${first?.path}: `}${first?.message ?? "The spec is wrong."}${more}`,
+    issues,
+  };
 }
 
 /** A revision that leaves the seed out means the run's own, not a fresh one. */

@@ -36,7 +36,9 @@ export async function demandOf(tx: Tx, run: StartedRun, spec: RunSpec, batch: Ba
   const further = Math.max(0, Math.min(spec.batch.asyncLevel - 1, run.stepLimit - batch.step));
   const share = await signalShare(tx, run.id);
   const missing =
-    groupsFor(spec, share, batch.signalGroups, batch.settledGroups) + further * groupsFor(spec, share, 0, 0) - inFlight;
+    groupsFor(spec, share, batch.signalGroups, batch.settledGroups) +
+    further * groupsFor(spec, share, 0, 0) -
+    inFlight;
   const tasks = Math.min(Math.max(0, Math.ceil(missing / generation.groupsPerTask)), tasksPerPass);
 
   // At their longest: every rollout as long as it may be, accepted and measured.
@@ -96,7 +98,11 @@ function groupsFor(spec: RunSpec, share: number, signal: number, settled: number
 
 /** Share of groups with signal over the last three batches that have any; 1 before there are some, so as never to open too much. */
 async function signalShare(tx: Tx, runId: string): Promise<number> {
-  const batches = await tx.batch.findMany({ where: { runId, settledGroups: { gt: 0 } }, orderBy: { step: "desc" }, take: 3 });
+  const batches = await tx.batch.findMany({
+    where: { runId, settledGroups: { gt: 0 } },
+    orderBy: { step: "desc" },
+    take: 3,
+  });
   const signal = batches.reduce((sum, batch) => sum + batch.signalGroups, 0);
   const settled = batches.reduce((sum, batch) => sum + batch.settledGroups, 0);
   return (signal + 1) / (settled + 1);

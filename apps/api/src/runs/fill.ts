@@ -52,16 +52,24 @@ export async function fillBatch(tx: Tx, run: StartedRun, spec: RunSpec, batch: B
     })),
   });
   const aside = placed.filter((group) => !group.signal);
-  await tx.group.updateMany({ where: { id: { in: aside.map((group) => group.id) } }, data: { state: "SET_ASIDE" } });
+  await tx.group.updateMany({
+    where: { id: { in: aside.map((group) => group.id) } },
+    data: { state: "SET_ASIDE" },
+  });
   for (const lag of new Set(stale.map((group) => group.lag))) {
     await tx.group.updateMany({
       where: { id: { in: stale.filter((group) => group.lag === lag).map((group) => group.id) } },
       data: { state: "STALE", reason: staleReason(batch, lag, asyncLevel) },
     });
   }
-  const filled = await tx.batch.update({ where: { id: batch.id }, data: { signalGroups: signal, settledGroups: settled } });
+  const filled = await tx.batch.update({
+    where: { id: batch.id },
+    data: { signalGroups: signal, settledGroups: settled },
+  });
   await appendEvents(tx, [
-    ...aside.map((group) => decided(run, group, "SET_ASIDE", "All its rewards are equal: there is nothing to learn from it.")),
+    ...aside.map((group) =>
+      decided(run, group, "SET_ASIDE", "All its rewards are equal: there is nothing to learn from it."),
+    ),
     ...stale.map((group) => decided(run, group, "STALE", staleReason(batch, group.lag, asyncLevel))),
   ]);
   // Every stale group made room for another to be looked at.
@@ -93,6 +101,12 @@ function decided(run: StartedRun, group: Waiting, state: "SET_ASIDE" | "STALE", 
     organizationId: run.organizationId,
     type: "group.decided",
     subject: toTypeId("group", group.id),
-    data: { state, reason, node: toTypeId("node", group.nodeId), version: group.policyVersion, meanReward: group.meanReward },
+    data: {
+      state,
+      reason,
+      node: toTypeId("node", group.nodeId),
+      version: group.policyVersion,
+      meanReward: group.meanReward,
+    },
   };
 }

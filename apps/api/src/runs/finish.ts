@@ -25,8 +25,12 @@ export async function finishRun(
   );
   const opened = await openEvaluations(tx, run, spec, { final: true });
   const givenUp = await giveUpUnclaimed(tx, run);
-  const open = await tx.task.count({ where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } } });
-  const undecided = await tx.group.count({ where: { runId: run.id, state: { in: ["SUBMITTED", "VERIFYING"] } } });
+  const open = await tx.task.count({
+    where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },
+  });
+  const undecided = await tx.group.count({
+    where: { runId: run.id, state: { in: ["SUBMITTED", "VERIFYING"] } },
+  });
   const changed = run.stateReason !== reason || cancelled > 0 || opened > 0 || givenUp > 0;
   if (open > 0 || undecided > 0) return { changed, opened: opened > 0 };
   await endRun(tx, run, "COMPLETED", reason);
@@ -35,7 +39,9 @@ export async function finishRun(
 
 /** Nobody may ever come for what is still open: without an evaluator at once, else after a while. */
 async function giveUpUnclaimed(tx: Tx, run: StartedRun): Promise<number> {
-  const evaluators = await tx.roleGrant.count({ where: { runId: run.id, role: "EVALUATOR", revokedAt: null } });
+  const evaluators = await tx.roleGrant.count({
+    where: { runId: run.id, role: "EVALUATOR", revokedAt: null },
+  });
   const since = new Date(Date.now() - patienceMinutes * 60_000);
   const unclaimed = await tx.task.findMany({
     where: {

@@ -1,4 +1,4 @@
-import { type Run, RunState } from "@muster/db";
+import type { Run, RunState } from "@muster/db";
 import { toTypeId } from "@muster/protocol";
 import { allows, assertAllowed } from "../auth/permissions.ts";
 import type { Ctx, Tx } from "../context.ts";
@@ -48,7 +48,10 @@ export async function cancelRun(ctx: Ctx, input: { runId: string; reason?: strin
 /** DRAFT or PAUSED → RUNNING. The first start opens the BASE task. */
 export async function startRun(tx: Tx, run: Run): Promise<void> {
   if (run.deadlineAt !== null && run.deadlineAt <= new Date())
-    throw new CodedError("STATE_CONFLICT", "The run's deadline has passed. Create a new run, or revise its deadline.");
+    throw new CodedError(
+      "STATE_CONFLICT",
+      "The run's deadline has passed. Create a new run, or revise its deadline.",
+    );
   await moveRun(tx, run, "RUNNING", null);
   if (run.startedAt !== null) return;
   await tx.run.update({ where: { id: run.id }, data: { startedAt: new Date() } });
@@ -56,12 +59,21 @@ export async function startRun(tx: Tx, run: Run): Promise<void> {
 }
 
 /** Ends a run: cancels what is unfinished and declares INVALID what nobody has judged. Under `lockRun`. */
-export async function endRun(tx: Tx, run: Run, state: "COMPLETED" | "CANCELLED" | "FAILED", reason: string): Promise<void> {
+export async function endRun(
+  tx: Tx,
+  run: Run,
+  state: "COMPLETED" | "CANCELLED" | "FAILED",
+  reason: string,
+): Promise<void> {
   await moveRun(tx, run, state, reason);
   await cancelTasks(tx, { runId: run.id }, `The run is ${state}: ${reason}.`);
   const undecided = await tx.group.updateManyAndReturn({
     where: { runId: run.id, state: { in: ["SUBMITTED", "VERIFYING"] } },
-    data: { state: "INVALID", reason: "The run ended before anybody had measured it.", decidedAt: new Date() },
+    data: {
+      state: "INVALID",
+      reason: "The run ended before anybody had measured it.",
+      decidedAt: new Date(),
+    },
     select: { id: true },
   });
   await appendEvents(
@@ -85,7 +97,10 @@ export async function noteReason(tx: Tx, run: Run, reason: string): Promise<void
 /** @throws CodedError `STATE_CONFLICT` for a move that the table does not have. Under `lockRun`. */
 export async function moveRun(tx: Tx, run: Run, to: RunState, reason: string | null): Promise<void> {
   if (!(runTransitions[run.state] as readonly RunState[]).includes(to))
-    throw new CodedError("STATE_CONFLICT", `The run is ${run.state}${run.stateReason === null ? "" : ` (${run.stateReason})`} and cannot become ${to}.`);
+    throw new CodedError(
+      "STATE_CONFLICT",
+      `The run is ${run.state}${run.stateReason === null ? "" : ` (${run.stateReason})`} and cannot become ${to}.`,
+    );
   const ended = runTransitions[to].length === 0;
   await tx.run.update({
     where: { id: run.id },
@@ -98,9 +113,14 @@ export async function moveRun(tx: Tx, run: Run, to: RunState, reason: string | n
  * The run, when the actor may do `action` in it.
  * @throws CodedError `NOT_FOUND`, also to those who may not see it; `FORBIDDEN`
  */
-export async function runFor(ctx: Ctx, runId: string, action: "run:control" | "run:fund" | "run:read"): Promise<Run> {
+export async function runFor(
+  ctx: Ctx,
+  runId: string,
+  action: "run:control" | "run:fund" | "run:read",
+): Promise<Run> {
   const run = await ctx.prisma.run.findUnique({ where: { id: runId } });
-  if (run === null || (ctx.actor.kind !== "anonymous" && !allows(ctx.actor, "run:read", run.organizationId))) throw notFound("The run");
+  if (run === null || (ctx.actor.kind !== "anonymous" && !allows(ctx.actor, "run:read", run.organizationId)))
+    throw notFound("The run");
   assertAllowed(ctx.actor, action, run.organizationId);
   return run;
 }

@@ -2,6 +2,7 @@ import type { Batch } from "@muster/db";
 import { newId, type RunSpec, toTypeId } from "@muster/protocol";
 import type { Ctx, Tx } from "../context.ts";
 import { appendEvents, runStream } from "../events/append.ts";
+import type { Bus } from "../events/bus.ts";
 import { budgetOf } from "../ledger/ledger.ts";
 import type { Loop } from "../loops.ts";
 import { openEvaluations } from "../training/evaluation-plan.ts";
@@ -16,17 +17,24 @@ import { specOf } from "./spec.ts";
 // Invariant: a plan is a function of the rows. `advanceRun` reads them under the run's lock, does what is due and can be called by
 // anyone at any moment, any number of times: a crash between two calls, or a nudge that came twice, changes nothing.
 
+const fullPassMs = 1_000;
+/** When every unfinished run was last planned, by the process's bus. */
+const fullPasses = new WeakMap<Bus, number>();
+
 /** Plans every run that was nudged, and every running one once a second. */
 export const plannerLoop: Loop = {
   name: "planner",
-  everyMs: 1_000,
+  everyMs: fullPassMs,
   // A batch's groups are decided one after the other; planning after each would mostly find nothing to do.
-  atLeastMs: 50,
+  atLeastMs: 100,
   topics: ["run:*"],
   leader: true,
   async run(ctx, turn) {
     const nudged = [...turn.topics].flatMap((topic) => /^run:([0-9a-f-]{36})$/.exec(topic)?.[1] ?? []);
-    const due = nudged.length > 0 ? nudged : await unfinishedRuns(ctx);
+    // Deadlines come without a nudge, and a busy run must not keep the others from theirs.
+    const full = nudged.length === 0 || Date.now() - (fullPasses.get(ctx.bus) ?? 0) >= fullPassMs;
+    if (full) fullPasses.set(ctx.bus, Date.now());
+    const due = full ? new Set([...nudged, ...(await unfinishedRuns(ctx))]) : nudged;
     for (const runId of due) {
       if (turn.signal.aborted) return;
       try {
@@ -43,12 +51,18 @@ export const plannerLoop: Loop = {
 export async function advanceRun(ctx: Ctx, runId: string): Promise<void> {
   // A sealed batch frees the next one to be planned at once. Two turns do; the bound only guards against a mistake here.
   for (let turn = 0; turn < 4; turn++) {
-    const plan = await ctx.prisma.$transaction((tx) => planTurn(tx, runId), { timeout: 30_000, maxWait: 10_000 });
+    const plan = await ctx.prisma.$transaction((tx) => planTurn(tx, runId), {
+      timeout: 30_000,
+      maxWait: 10_000,
+    });
     publish(ctx, runId, plan);
     if (plan.seal === null) return;
     // Packs are read and written outside of the transaction; what it decided is checked again when the batch is sealed.
     const written = await writeBatchPack(ctx, plan.seal);
-    const sealed = await ctx.prisma.$transaction((tx) => sealBatch(tx, written), { timeout: 30_000, maxWait: 10_000 });
+    const sealed = await ctx.prisma.$transaction((tx) => sealBatch(tx, written), {
+      timeout: 30_000,
+      maxWait: 10_000,
+    });
     if (!sealed) return;
     ctx.bus.publish("events");
     ctx.bus.publish("offers:TRAIN");
@@ -68,16 +82,27 @@ const changed: Plan = { ...nothing, changed: true };
 async function planTurn(tx: Tx, runId: string): Promise<Plan> {
   const run = await lockRun(tx, runId);
   if (run === null) return nothing;
-  if (run.deadlineAt !== null && run.deadlineAt <= new Date() && ["DRAFT", "RUNNING", "PAUSED"].includes(run.state)) {
+  if (
+    run.deadlineAt !== null &&
+    run.deadlineAt <= new Date() &&
+    ["DRAFT", "RUNNING", "PAUSED"].includes(run.state)
+  ) {
     await endRun(tx, run, run.state === "DRAFT" ? "CANCELLED" : "COMPLETED", "DEADLINE");
     return changed;
   }
   if (run.state !== "RUNNING") return nothing;
   const spec = await specOf(tx, run.id, run.revision);
 
-  const broken = await tx.task.findFirst({ where: { runId, kind: { in: ["BASE", "TRAIN"] }, state: "FAILED" } });
+  const broken = await tx.task.findFirst({
+    where: { runId, kind: { in: ["BASE", "TRAIN"] }, state: "FAILED" },
+  });
   if (broken !== null) {
-    await endRun(tx, run, "FAILED", `${broken.kind}_FAILED: ${broken.failure ?? "its attempts were used up"}`);
+    await endRun(
+      tx,
+      run,
+      "FAILED",
+      `${broken.kind}_FAILED: ${broken.failure ?? "its attempts were used up"}`,
+    );
     return changed;
   }
   if (run.currentVersion === null) return nothing;
@@ -88,16 +113,21 @@ async function planRunning(tx: Tx, run: StartedRun, spec: RunSpec): Promise<Plan
   const retired = await retireCheckpoints(tx, run, spec);
   const batch = await fillingBatch(tx, run);
   const filled = batch === null ? null : await fillBatch(tx, run, spec, batch);
-  const full = filled !== null && filled.full && filled.batch.step === run.step + 1;
+  const full = filled?.full === true && filled.batch.step === run.step + 1;
 
   const ending = await endReason(tx, run, spec, full ? filled.batch : null);
   if (ending !== null) {
     const finishing = await finishRun(tx, run, spec, ending);
     if (filled?.changed) await progress(tx, run, filled.batch);
-    return { ...changed, changed: finishing.changed || retired || (filled?.changed ?? false), offers: finishing.opened ? ["EVALUATE"] : [] };
+    return {
+      ...changed,
+      changed: finishing.changed || retired || (filled?.changed ?? false),
+      offers: finishing.opened ? ["EVALUATE"] : [],
+    };
   }
   const evaluations = await openEvaluations(tx, run, spec, { final: false });
-  if (filled === null) return { seal: null, changed: evaluations > 0 || retired, offers: evaluations > 0 ? ["EVALUATE"] : [] };
+  if (filled === null)
+    return { seal: null, changed: evaluations > 0 || retired, offers: evaluations > 0 ? ["EVALUATE"] : [] };
 
   const demand = await demandOf(tx, run, spec, filled.batch);
   const opened = full ? 0 : await openOrPause(tx, run, spec, demand);
@@ -106,7 +136,10 @@ async function planRunning(tx: Tx, run: StartedRun, spec: RunSpec): Promise<Plan
   return {
     seal: full ? filled.batch.id : null,
     changed: moved || retired,
-    offers: [...(opened > 0 ? (["GENERATE"] as const) : []), ...(evaluations > 0 ? (["EVALUATE"] as const) : [])],
+    offers: [
+      ...(opened > 0 ? (["GENERATE"] as const) : []),
+      ...(evaluations > 0 ? (["EVALUATE"] as const) : []),
+    ],
   };
 }
 
@@ -116,14 +149,19 @@ async function fillingBatch(tx: Tx, run: StartedRun): Promise<Batch | null> {
   if (newest?.state === "FILLING") return newest;
   const step = (newest?.step ?? 0) + 1;
   if (step > run.stepLimit) return null;
-  return tx.batch.create({ data: { id: newId("batch"), organizationId: run.organizationId, runId: run.id, step } });
+  return tx.batch.create({
+    data: { id: newId("batch"), organizationId: run.organizationId, runId: run.id, step },
+  });
 }
 
 /** Why the run is at its end; null while it is not. `full` is a batch that is due to be sealed. */
 async function endReason(tx: Tx, run: StartedRun, spec: RunSpec, full: Batch | null): Promise<string | null> {
   if (run.step >= run.stepLimit) return "STEPS";
   if (full !== null && full.signalGroups < spec.batch.minSignalGroups) {
-    const mean = await tx.group.aggregate({ where: { runId: run.id, batchGroup: { batchId: full.id } }, _avg: { meanReward: true } });
+    const mean = await tx.group.aggregate({
+      where: { runId: run.id, batchGroup: { batchId: full.id } },
+      _avg: { meanReward: true },
+    });
     // Rewards lie in [0, 1]. A group without signal at a mean near 1 has nothing left to learn.
     return (mean._avg.meanReward ?? 0) >= 0.95 ? "SOLVED" : "NO_SIGNAL";
   }
@@ -140,7 +178,9 @@ async function openOrPause(tx: Tx, run: StartedRun, spec: RunSpec, demand: Deman
   if (demand.affordable > 0) return openGenerate(tx, run, spec, Math.min(demand.tasks, demand.affordable));
   // While work is in flight, what was reserved for it at its longest may come back.
   if (demand.inFlight > 0) return 0;
-  const training = await tx.task.count({ where: { runId: run.id, kind: "TRAIN", state: { in: ["OPEN", "LEASED", "SUBMITTED"] } } });
+  const training = await tx.task.count({
+    where: { runId: run.id, kind: "TRAIN", state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },
+  });
   if (training > 0) return 0;
   await moveRun(tx, run, "PAUSED", "BUDGET_EXHAUSTED");
   return -1;
@@ -149,7 +189,11 @@ async function openOrPause(tx: Tx, run: StartedRun, spec: RunSpec, demand: Deman
 /** Where the run stands, in absolute numbers. */
 async function progress(tx: Tx, run: StartedRun, batch: Batch): Promise<void> {
   const groups = await tx.group.groupBy({ by: ["state"], where: { runId: run.id }, _count: true });
-  const tasks = await tx.task.groupBy({ by: ["kind", "state"], where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } }, _count: true });
+  const tasks = await tx.task.groupBy({
+    by: ["kind", "state"],
+    where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },
+    _count: true,
+  });
   await appendEvents(tx, [
     {
       stream: runStream(run.id),
@@ -172,7 +216,9 @@ async function progress(tx: Tx, run: StartedRun, batch: Batch): Promise<void> {
 
 async function unfinishedRuns(ctx: Ctx): Promise<string[]> {
   const runs = await ctx.prisma.run.findMany({
-    where: { OR: [{ state: "RUNNING" }, { state: { in: ["DRAFT", "PAUSED"] }, deadlineAt: { lte: new Date() } }] },
+    where: {
+      OR: [{ state: "RUNNING" }, { state: { in: ["DRAFT", "PAUSED"] }, deadlineAt: { lte: new Date() } }],
+    },
     select: { id: true },
   });
   return runs.map((run) => run.id);

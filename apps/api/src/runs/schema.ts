@@ -1,12 +1,19 @@
 import { RunState } from "@muster/db";
-import { demoRunSpec, environmentHash, environments, fromTypeId, type RunSpecIssue, runSpecSchema } from "@muster/protocol";
+import {
+  demoRunSpec,
+  environmentHash,
+  environments,
+  fromTypeId,
+  type RunSpecIssue,
+  runSpecSchema,
+} from "@muster/protocol";
 import { z } from "zod";
 import { builder } from "../builder.ts";
 import type { Ctx } from "../context.ts";
 import { RoleGrantType, RunNode } from "../nodes/schema.ts";
 import { Organization } from "../organizations/schema.ts";
 import { asOf } from "./as-of.ts";
-import { checkRunSpec, createRun, type CreateRunOutcome, fundRun, reviseRun } from "./create-run.ts";
+import { type CreateRunOutcome, checkRunSpec, createRun, fundRun, reviseRun } from "./create-run.ts";
 import { cancelRun, pauseRun, resumeRun } from "./lifecycle.ts";
 import { type RunStats, runStats } from "./stats.ts";
 import { maySeeRun, visibleRuns } from "./visibility.ts";
@@ -30,7 +37,15 @@ const countsOf = <Key extends string>(name: string, keys: readonly Key[]) =>
     fields: (t) => Object.fromEntries(keys.map((key) => [key, t.int({ resolve: (counts) => counts[key] })])),
   });
 const TaskCounts = countsOf("TaskCounts", ["open", "leased", "submitted", "done", "failed", "cancelled"]);
-const GroupCounts = countsOf("GroupCounts", ["submitted", "verifying", "accepted", "setAside", "rejected", "invalid", "stale"]);
+const GroupCounts = countsOf("GroupCounts", [
+  "submitted",
+  "verifying",
+  "accepted",
+  "setAside",
+  "rejected",
+  "invalid",
+  "stale",
+]);
 const AttemptCounts = countsOf("AttemptCounts", ["live", "submitted", "released", "expired", "cancelled"]);
 
 const RunStatsType = builder.objectRef<RunStats>("RunStats").implement({
@@ -39,15 +54,24 @@ const RunStatsType = builder.objectRef<RunStats>("RunStats").implement({
     tasks: t.field({ type: TaskCounts, resolve: (stats) => stats.tasks }),
     groups: t.field({ type: GroupCounts, resolve: (stats) => stats.groups }),
     attempts: t.field({ type: AttemptCounts, resolve: (stats) => stats.attempts }),
-    workersActive: t.exposeInt("workersActive", { description: "Nodes that joined and were seen within 30 seconds." }),
+    workersActive: t.exposeInt("workersActive", {
+      description: "Nodes that joined and were seen within 30 seconds.",
+    }),
     tokensGenerated: t.expose("tokensGenerated", { type: "BigInt" }),
     tokensMeasured: t.expose("tokensMeasured", { type: "BigInt" }),
     verificationShare: t.exposeFloat("verificationShare", {
       nullable: true,
-      description: "CPU-seconds of measuring over those of generating, as the nodes report them; null before there are both.",
+      description:
+        "CPU-seconds of measuring over those of generating, as the nodes report them; null before there are both.",
     }),
-    reward: t.exposeFloat("reward", { nullable: true, description: "Mean reward of the newest trained batch." }),
-    etaSeconds: t.exposeFloat("etaSeconds", { nullable: true, description: "Estimated seconds to the last step." }),
+    reward: t.exposeFloat("reward", {
+      nullable: true,
+      description: "Mean reward of the newest trained batch.",
+    }),
+    etaSeconds: t.exposeFloat("etaSeconds", {
+      nullable: true,
+      description: "Estimated seconds to the last step.",
+    }),
   }),
 });
 
@@ -75,13 +99,17 @@ export const Run = builder.prismaNode("Run", {
     environment: t.field({
       type: Environment,
       select: { environment: true },
-      resolve: (run, _args, ctx) => ctx.prisma.environment.findUniqueOrThrow({ where: { slug: run.environment } }),
+      resolve: (run, _args, ctx) =>
+        ctx.prisma.environment.findUniqueOrThrow({ where: { slug: run.environment } }),
     }),
     state: t.expose("state", { type: RunStateEnum }),
     stateReason: t.exposeString("stateReason", { nullable: true }),
     open: t.exposeBoolean("open"),
     organization: t.relation("organization", { authScopes: members }),
-    currentVersion: t.exposeInt("currentVersion", { nullable: true, description: "The newest AVAILABLE policy version." }),
+    currentVersion: t.exposeInt("currentVersion", {
+      nullable: true,
+      description: "The newest AVAILABLE policy version.",
+    }),
     step: t.exposeInt("step", { description: "Training steps done." }),
     stepLimit: t.exposeInt("stepLimit"),
     revision: t.prismaField({
@@ -89,7 +117,10 @@ export const Run = builder.prismaNode("Run", {
       description: "The revision in force.",
       select: { id: true, revision: true },
       resolve: (query, run, _args, ctx) =>
-        ctx.prisma.runRevision.findUniqueOrThrow({ ...query, where: { runId_number: { runId: run.id, number: run.revision } } }),
+        ctx.prisma.runRevision.findUniqueOrThrow({
+          ...query,
+          where: { runId_number: { runId: run.id, number: run.revision } },
+        }),
     }),
     revisions: t.relation("revisions", { authScopes: members, query: { orderBy: { number: "asc" } } }),
     createdAt: t.expose("createdAt", { type: "DateTime" }),
@@ -97,7 +128,8 @@ export const Run = builder.prismaNode("Run", {
     endedAt: t.expose("endedAt", { type: "DateTime", nullable: true }),
     asOf: t.field({
       type: "BigInt",
-      description: "Cursor of the run's event stream at which this answer was read: go on with `events(stream, after: asOf)`.",
+      description:
+        "Cursor of the run's event stream at which this answer was read: go on with `events(stream, after: asOf)`.",
       select: { id: true },
       resolve: (run, _args, ctx) => asOf(ctx, run.id),
     }),
@@ -107,8 +139,17 @@ export const Run = builder.prismaNode("Run", {
       select: { id: true, step: true, stepLimit: true, endedAt: true },
       resolve: (run, _args, ctx) => runStats(ctx, run),
     }),
-    workers: t.relatedConnection("trust", { type: RunNode, cursor: "runId_nodeId", authScopes: members, description: "Nodes that joined the run." }),
-    grants: t.relation("grants", { type: RoleGrantType, authScopes: members, query: { orderBy: { id: "asc" } } }),
+    workers: t.relatedConnection("trust", {
+      type: RunNode,
+      cursor: "runId_nodeId",
+      authScopes: members,
+      description: "Nodes that joined the run.",
+    }),
+    grants: t.relation("grants", {
+      type: RoleGrantType,
+      authScopes: members,
+      query: { orderBy: { id: "asc" } },
+    }),
   }),
 });
 
@@ -128,7 +169,12 @@ const RunSpecCheck = builder.objectRef<ReturnType<typeof checkRunSpec>>("RunSpec
   fields: (t) => ({
     valid: t.exposeBoolean("valid"),
     hash: t.string({ nullable: true, resolve: (check) => (check.valid ? check.hash : null) }),
-    spec: t.field({ type: "JSON", nullable: true, description: "The spec with every default.", resolve: (check) => (check.valid ? check.spec : null) }),
+    spec: t.field({
+      type: "JSON",
+      nullable: true,
+      description: "The spec with every default.",
+      resolve: (check) => (check.valid ? check.spec : null),
+    }),
     issues: t.field({ type: [SpecIssue], resolve: (check) => (check.valid ? [] : [...check.issues]) }),
   }),
 });
@@ -163,7 +209,8 @@ builder.queryFields((t) => ({
   run: t.prismaField({
     type: Run,
     nullable: true,
-    description: "A run by its id, or by its slug within the caller's organizations. Null when there is none to see.",
+    description:
+      "A run by its id, or by its slug within the caller's organizations. Null when there is none to see.",
     authScopes: { signedIn: true },
     args: { id: t.arg.id({ required: false }), slug: t.arg.string({ required: false }) },
     resolve: async (query, _root, { id, slug }, ctx) => {
@@ -235,13 +282,22 @@ const CreateRunInput = builder.inputType("CreateRunInput", {
     idempotencyKey: t.string({ required: false }),
   }),
 });
-const ReviseRunInput = builder.inputType("ReviseRunInput", { fields: (t) => ({ run: t.id(), spec: t.field({ type: "JSON" }) }) });
-const RunInput = builder.inputType("RunInput", { fields: (t) => ({ run: t.id(), reason: t.string({ required: false }) }) });
+const ReviseRunInput = builder.inputType("ReviseRunInput", {
+  fields: (t) => ({ run: t.id(), spec: t.field({ type: "JSON" }) }),
+});
+const RunInput = builder.inputType("RunInput", {
+  fields: (t) => ({ run: t.id(), reason: t.string({ required: false }) }),
+});
 const FundRunInput = builder.inputType("FundRunInput", {
-  fields: (t) => ({ run: t.id(), credits: t.field({ type: "BigInt" }), idempotencyKey: t.string({ required: false }) }),
+  fields: (t) => ({
+    run: t.id(),
+    credits: t.field({ type: "BigInt" }),
+    idempotencyKey: t.string({ required: false }),
+  }),
 });
 
-const optionalKey = (idempotencyKey: string | null | undefined) => (idempotencyKey == null ? {} : { idempotencyKey });
+const optionalKey = (idempotencyKey: string | null | undefined) =>
+  idempotencyKey == null ? {} : { idempotencyKey };
 const controlled = (input: { run: string; reason?: string | null | undefined }) => ({
   runId: fromTypeId(input.run, "run"),
   ...(input.reason == null ? {} : { reason: input.reason }),
@@ -267,7 +323,8 @@ builder.mutationFields((t) => ({
     description: "Puts a new revision of the spec in force.",
     authScopes: { can: "run:control" },
     args: { input: t.arg({ type: ReviseRunInput }) },
-    resolve: (_root, { input }, ctx) => reviseRun(ctx, { runId: fromTypeId(input.run, "run"), spec: input.spec }),
+    resolve: (_root, { input }, ctx) =>
+      reviseRun(ctx, { runId: fromTypeId(input.run, "run"), spec: input.spec }),
   }),
   pauseRun: t.prismaField({
     type: Run,
@@ -320,4 +377,3 @@ async function readBack<Query extends object>(ctx: Ctx, runId: string, query: Qu
   await asOf(ctx, runId);
   return ctx.prisma.run.findUniqueOrThrow({ ...query, where: { id: runId } });
 }
-

@@ -10,7 +10,10 @@ export async function specOf(tx: Tx, runId: string, revision: number): Promise<R
   const key = `${runId}:${revision}`;
   const known = parsed.get(key);
   if (known !== undefined) return known;
-  const row = await tx.runRevision.findUniqueOrThrow({ where: { runId_number: { runId, number: revision } }, select: { spec: true } });
+  const row = await tx.runRevision.findUniqueOrThrow({
+    where: { runId_number: { runId, number: revision } },
+    select: { spec: true },
+  });
   const result = parseRunSpec(row.spec);
   if (!result.ok) {
     const problems = result.issues.map((issue) => `${issue.path}: ${issue.message}`).join("; ");

@@ -3,7 +3,10 @@ import type { Ctx } from "../context.ts";
 /** A run in numbers. All of them follow from the rows; none is kept beside them. */
 export type RunStats = {
   readonly tasks: Record<"open" | "leased" | "submitted" | "done" | "failed" | "cancelled", number>;
-  readonly groups: Record<"submitted" | "verifying" | "accepted" | "setAside" | "rejected" | "invalid" | "stale", number>;
+  readonly groups: Record<
+    "submitted" | "verifying" | "accepted" | "setAside" | "rejected" | "invalid" | "stale",
+    number
+  >;
   readonly attempts: Record<"live" | "submitted" | "released" | "expired" | "cancelled", number>;
   /** Nodes that joined and were seen within 30 seconds. */
   readonly workersActive: number;
@@ -33,7 +36,12 @@ type Row = {
 /** One statement for all numbers of a run: a page that shows them asks once a second. */
 export async function runStats(
   ctx: Ctx,
-  run: { readonly id: string; readonly step: number; readonly stepLimit: number; readonly endedAt: Date | null },
+  run: {
+    readonly id: string;
+    readonly step: number;
+    readonly stepLimit: number;
+    readonly endedAt: Date | null;
+  },
 ): Promise<RunStats> {
   const { rows } = await ctx.db.pool.query<Row>({
     name: "run-stats",
@@ -88,6 +96,9 @@ export async function runStats(
     tokensMeasured: BigInt(row.tokensMeasured),
     verificationShare: row.generating && row.measuring !== null ? row.measuring / row.generating : null,
     reward: row.reward,
-    etaSeconds: run.endedAt !== null || row.secondsPerStep === null ? null : row.secondsPerStep * Math.max(0, run.stepLimit - run.step),
+    etaSeconds:
+      run.endedAt !== null || row.secondsPerStep === null
+        ? null
+        : row.secondsPerStep * Math.max(0, run.stepLimit - run.step),
   };
 }

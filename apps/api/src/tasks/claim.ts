@@ -1,6 +1,6 @@
-import type { PoolClient } from "pg";
 import type { Role, TaskKind } from "@muster/db";
 import { newId, toTypeId } from "@muster/protocol";
+import type { PoolClient } from "pg";
 import type { Ctx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { nodeOf } from "./lease.ts";
@@ -22,7 +22,10 @@ export type Lease = {
 export const maxClaim = 16;
 
 /** Most LIVE attempts a node holds of a kind: enough to fetch one while computing another, too little to hoard. */
-const mostLive = { BASE: 1, TRAIN: 1, VERIFY: 16, EVALUATE: 1, GENERATE: 2 } as const satisfies Record<TaskKind, number>;
+const mostLive = { BASE: 1, TRAIN: 1, VERIFY: 16, EVALUATE: 1, GENERATE: 2 } as const satisfies Record<
+  TaskKind,
+  number
+>;
 
 /** The role that a kind needs. GENERATE needs none in an open run; in a closed one any grant will do. */
 const roleFor: Record<TaskKind, Role | null> = {
@@ -57,7 +60,8 @@ export async function claimTasks(
 ): Promise<Lease[]> {
   const nodeId = nodeOf(ctx);
   const max = Math.floor(input.max);
-  if (!(max >= 1 && max <= maxClaim)) throw new CodedError("INPUT_INVALID", `\`max\` must be 1 to ${maxClaim}.`);
+  if (!(max >= 1 && max <= maxClaim))
+    throw new CodedError("INPUT_INVALID", `\`max\` must be 1 to ${maxClaim}.`);
   if (input.kinds.length === 0) throw new CodedError("INPUT_INVALID", "`kinds` names no kind of task.");
   const client = await ctx.db.pool.connect();
   let leases: Lease[];
@@ -82,14 +86,25 @@ async function claimInTransaction(
 ): Promise<Lease[]> {
   await client.query("BEGIN");
   // One claim of a node at a time: two at once would each see room for the same lease.
-  await client.query({ name: "claim-lock", text: "SELECT pg_advisory_xact_lock(hashtextextended('claim:' || $1, 0))", values: [nodeId] });
+  await client.query({
+    name: "claim-lock",
+    text: "SELECT pg_advisory_xact_lock(hashtextextended('claim:' || $1, 0))",
+    values: [nodeId],
+  });
   const live = await liveAttempts(client, nodeId);
   const leases: Lease[] = [];
   for (const { kind, waitedSeconds } of turns) {
     if (!input.kinds.includes(kind)) continue;
     const room = Math.min(input.max - leases.length, mostLive[kind] - (live.get(kind) ?? 0));
     if (room <= 0) continue;
-    const claimed = await claimKind(client, { kind, waitedSeconds, nodeId, room, leaseSeconds, runId: input.runId ?? null });
+    const claimed = await claimKind(client, {
+      kind,
+      waitedSeconds,
+      nodeId,
+      room,
+      leaseSeconds,
+      runId: input.runId ?? null,
+    });
     live.set(kind, (live.get(kind) ?? 0) + claimed.length);
     leases.push(...claimed);
   }
@@ -121,7 +136,8 @@ type Row = {
 };
 
 // Raw and one statement: locking, counting the attempt and inserting it must see the same rows, and SKIP LOCKED is beyond Prisma.
-// MATERIALIZED, because the planner may otherwise run the locking subquery again for every row.
+// MATERIALIZED, because the planner may otherwise run the locking subquery again for every row; an array and not a join, because a
+// prepared plan takes LIMIT $4 for a tenth of the table and then reads all of it (measured with 60,000 tasks: 98 ms, against 1.4).
 const claimSql = `
   WITH allowed AS MATERIALIZED (
     SELECT r.id, r."currentVersion", r."organizationId", COALESCE((v.spec->>'leaseSeconds')::float8, $6) AS seconds
@@ -134,8 +150,7 @@ const claimSql = `
         SELECT 1 FROM "RoleGrant" g WHERE g."runId" = r.id AND g."nodeId" = $1 AND g."revokedAt" IS NULL
           AND ($3::"Role" IS NULL OR g.role = $3::"Role")))
   ), picked AS MATERIALIZED (
-    SELECT t.id, a."currentVersion", a.seconds
-    FROM "Task" t JOIN allowed a ON a.id = t."runId"
+    SELECT t.id FROM "Task" t JOIN allowed a ON a.id = t."runId"
     WHERE t.state = 'OPEN' AND t.kind = $2::"TaskKind"
       AND (t."notBefore" IS NULL OR t."notBefore" <= now())
       AND NOT ($1 = ANY (t."excludedNodes"))
@@ -144,10 +159,10 @@ const claimSql = `
     FOR UPDATE OF t SKIP LOCKED
   ), leased AS (
     UPDATE "Task" t SET state = 'LEASED', attempt = t.attempt + 1, "leaseNodeId" = $1,
-      "leaseUntil" = now() + make_interval(secs => picked.seconds), "updatedAt" = now()
-    FROM picked WHERE t.id = picked.id
+      "leaseUntil" = now() + make_interval(secs => a.seconds), "updatedAt" = now()
+    FROM allowed a WHERE a.id = t."runId" AND t.id = ANY (ARRAY(SELECT id FROM picked))
     RETURNING t.id, t."organizationId", t."runId", t.attempt, t.priority, t."leaseUntil", t."manifestHash", t."policyVersion", t.payload,
-      picked."currentVersion", picked.seconds
+      a."currentVersion", a.seconds
   ), attempted AS (
     INSERT INTO "Attempt" (id, "organizationId", "runId", "taskId", number, "nodeId", state, "claimedAt", "leaseUntil", "versionAtClaim")
     SELECT ($5::uuid[])[(row_number() OVER ())::int], leased."organizationId", leased."runId", leased.id, leased.attempt, $1, 'LIVE', now(),
@@ -159,7 +174,14 @@ const claimSql = `
 
 async function claimKind(
   client: PoolClient,
-  input: { kind: TaskKind; waitedSeconds: number; nodeId: string; room: number; leaseSeconds: number; runId: string | null },
+  input: {
+    kind: TaskKind;
+    waitedSeconds: number;
+    nodeId: string;
+    room: number;
+    leaseSeconds: number;
+    runId: string | null;
+  },
 ): Promise<Lease[]> {
   const { kind, nodeId, room } = input;
   const { rows } = await client.query<Row>({
@@ -191,7 +213,12 @@ async function claimKind(
 }
 
 // The same rows as appendEvents() writes, on this transaction's connection, which is pg's and not Prisma's.
-async function recordLeased(client: PoolClient, kind: TaskKind, nodeId: string, rows: readonly Row[]): Promise<void> {
+async function recordLeased(
+  client: PoolClient,
+  kind: TaskKind,
+  nodeId: string,
+  rows: readonly Row[],
+): Promise<void> {
   if (rows.length === 0) return;
   const events = rows.map((row) => ({
     organizationId: row.organizationId,
@@ -218,7 +245,11 @@ async function recordLeased(client: PoolClient, kind: TaskKind, nodeId: string, 
 type Standing = { granted: boolean; quarantined: boolean };
 
 /** Nothing was claimable: says so when waiting cannot help. */
-async function explainNothing(ctx: Ctx, nodeId: string, input: { kinds: readonly TaskKind[]; runId?: string }): Promise<void> {
+async function explainNothing(
+  ctx: Ctx,
+  nodeId: string,
+  input: { kinds: readonly TaskKind[]; runId?: string },
+): Promise<void> {
   const roles = input.kinds.flatMap((kind) => roleFor[kind] ?? []);
   const generates = input.kinds.includes("GENERATE");
   const { rows } = await ctx.db.pool.query<Standing>({
@@ -235,10 +266,17 @@ async function explainNothing(ctx: Ctx, nodeId: string, input: { kinds: readonly
   });
   if (rows.some((row) => row.granted && !row.quarantined)) return;
   if (rows.some((row) => row.granted && row.quarantined))
-    throw new CodedError("NODE_QUARANTINED", "This node is quarantined: too much of its work was rejected. Its page names each check; ask the organizer.");
+    throw new CodedError(
+      "NODE_QUARANTINED",
+      "This node is quarantined: too much of its work was rejected. Its page names each check; ask the organizer.",
+    );
   // Without a run named, an open one may yet come for whoever generates.
   if (generates && input.runId === undefined) return;
-  if (input.runId !== undefined && rows.length === 0) throw new CodedError("NOT_FOUND", "The run does not exist, or this node may not see it.");
+  if (input.runId !== undefined && rows.length === 0)
+    throw new CodedError("NOT_FOUND", "The run does not exist, or this node may not see it.");
   const needed = generates ? "any role in this closed run" : [...new Set(roles)].join(" or ");
-  throw new CodedError("ROLE_NOT_GRANTED", `This node needs ${needed}. Ask the organizer to grant it to ${toTypeId("node", nodeId)}.`);
+  throw new CodedError(
+    "ROLE_NOT_GRANTED",
+    `This node needs ${needed}. Ask the organizer to grant it to ${toTypeId("node", nodeId)}.`,
+  );
 }

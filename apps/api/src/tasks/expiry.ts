@@ -42,7 +42,11 @@ export async function expireLeases(ctx: Ctx): Promise<number> {
     await appendEvents(
       tx,
       tasks.map((task) =>
-        taskEvent("task.expired", task, task.leaseNodeId === null ? {} : { node: toTypeId("node", task.leaseNodeId) }),
+        taskEvent(
+          "task.expired",
+          task,
+          task.leaseNodeId === null ? {} : { node: toTypeId("node", task.leaseNodeId) },
+        ),
       ),
     );
     for (const task of tasks) await reopenTask(tx, task, "the lease expired");

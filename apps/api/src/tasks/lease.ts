@@ -42,10 +42,17 @@ export async function openTasks(tx: Tx, inputs: readonly NewTask[]): Promise<str
     payload: payload as Prisma.InputJsonValue,
   }));
   if (rows.length === 0) return [];
-  await tx.task.createMany({ data: rows });
+  await tx.$executeRaw`
+    INSERT INTO "Task" (id, "organizationId", "runId", kind, revision, "policyVersion", "manifestHash", payload, priority, "notBefore", "excludedNodes", "updatedAt")
+    SELECT id, "organizationId", "runId", kind::"TaskKind", revision, "policyVersion", "manifestHash", payload, COALESCE(priority, 0), "notBefore",
+      COALESCE("excludedNodes", '{}'), now()
+    FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS t(id uuid, "organizationId" uuid, "runId" uuid, kind text, revision int,
+      "policyVersion" int, "manifestHash" text, payload jsonb, priority int, "notBefore" timestamptz, "excludedNodes" uuid[])`;
   await appendEvents(
     tx,
-    rows.map((row) => taskEvent("task.opened", { ...row, policyVersion: row.policyVersion ?? null, attempt: 0 })),
+    rows.map((row) =>
+      taskEvent("task.opened", { ...row, policyVersion: row.policyVersion ?? null, attempt: 0 }),
+    ),
   );
   return rows.map((row) => row.id);
 }
@@ -55,40 +62,104 @@ export type Fence =
   | { readonly kind: "duplicate"; readonly task: Task; readonly attempt: Attempt }
   | { readonly kind: "lost"; readonly message: string };
 
+type Submitting = {
+  readonly taskId: string;
+  readonly attempt: number;
+  readonly nodeId: string;
+  readonly packHash: string;
+};
+
 /**
  * Lets exactly one submission of a task through. Locks the task row; a fresh one makes task and attempt SUBMITTED. A late submit
  * wins while nobody newer holds the task; the same submission again is a duplicate; everything else has lost the lease.
  */
-export async function acceptSubmission(
-  tx: Tx,
-  input: { taskId: string; attempt: number; nodeId: string; packHash: string },
-): Promise<Fence> {
-  const task = await lockTask(tx, input.taskId);
-  const attempt = await tx.attempt.findUnique({ where: { taskId_number: { taskId: input.taskId, number: input.attempt } } });
-  if (task === null || attempt === null || attempt.nodeId !== input.nodeId) return lost(input, "This node never held it.");
+export async function acceptSubmission(tx: Tx, input: Submitting): Promise<Fence> {
+  const [fence] = await acceptSubmissions(tx, [input]);
+  if (fence === undefined) throw new Error("one submission in, one fence out");
+  return fence;
+}
+
+/** The same for submissions of several tasks, in their order and in five statements however many they are. */
+export async function acceptSubmissions(tx: Tx, inputs: readonly Submitting[]): Promise<Fence[]> {
+  const taskIds = inputs.map((input) => input.taskId);
+  // Locked in the order of their ids, like everywhere.
+  await tx.$queryRaw`SELECT 1 FROM "Task" WHERE id = ANY(${taskIds}::uuid[]) ORDER BY id FOR UPDATE`;
+  const tasks = new Map(
+    (await tx.task.findMany({ where: { id: { in: taskIds } } })).map((task) => [task.id, task]),
+  );
+  const attempts = await tx.attempt.findMany({
+    where: { OR: inputs.map(({ taskId, attempt }) => ({ taskId, number: attempt })) },
+  });
+  const fences = inputs.map((input) => {
+    const attempt = attempts.find((one) => one.taskId === input.taskId && one.number === input.attempt);
+    return fenceOf(input, tasks.get(input.taskId), attempt);
+  });
+
+  const fresh = fences.flatMap((fence) => (fence.kind === "fresh" ? [fence] : []));
+  if (fresh.length === 0) return fences;
+  const endedAt = new Date();
+  const packs = fences
+    .map((fence, i) => ({ fence, packHash: inputs[i]?.packHash ?? "" }))
+    .filter(({ fence }) => fence.kind === "fresh");
+  await tx.$executeRaw`
+    UPDATE "Attempt" a SET state = 'SUBMITTED', "endedAt" = ${endedAt}, "packHash" = v.pack
+    FROM unnest(${fresh.map(({ attempt }) => attempt.id)}::uuid[], ${packs.map(({ packHash }) => packHash)}::text[]) AS v(id, pack) WHERE a.id = v.id`;
+  await tx.task.updateMany({
+    where: { id: { in: fresh.map(({ task }) => task.id) } },
+    data: { state: "SUBMITTED", leaseUntil: null },
+  });
+  await appendEvents(
+    tx,
+    fresh.map(({ task, attempt }) =>
+      taskEvent("task.submitted", task, { node: toTypeId("node", attempt.nodeId) }),
+    ),
+  );
+  return fences.map((fence, i) =>
+    fence.kind === "fresh"
+      ? {
+          kind: "fresh",
+          task: { ...fence.task, state: "SUBMITTED", leaseUntil: null },
+          attempt: { ...fence.attempt, state: "SUBMITTED", endedAt, packHash: inputs[i]?.packHash ?? null },
+        }
+      : fence,
+  );
+}
+
+function fenceOf(input: Submitting, task: Task | undefined, attempt: Attempt | undefined): Fence {
+  if (task === undefined || attempt === undefined || attempt.nodeId !== input.nodeId)
+    return lost(input, "This node never held it.");
   if (attempt.state === "SUBMITTED") {
     if (attempt.packHash === input.packHash) return { kind: "duplicate", task, attempt };
     return lost(input, "It was answered with another pack; only the first one counts.");
   }
-  if (task.attempt !== attempt.number) return lost(input, `Attempt ${task.attempt} has begun since. Claim again.`);
+  if (task.attempt !== attempt.number)
+    return lost(input, `Attempt ${task.attempt} has begun since. Claim again.`);
   if (!attemptsThatMayBecome("SUBMITTED").includes(attempt.state))
-    return lost(input, `It is ${attempt.state}${attempt.reason === null ? "" : ` (${attempt.reason})`}. Claim again.`);
-  if (!tasksThatMayBecome("SUBMITTED").includes(task.state)) return lost(input, `The task is ${task.state}. Claim again.`);
-
-  const now = new Date();
-  const submitted = await tx.attempt.update({
-    where: { id: attempt.id },
-    data: { state: "SUBMITTED", endedAt: now, packHash: input.packHash },
-  });
-  const after = await tx.task.update({ where: { id: task.id }, data: { state: "SUBMITTED", leaseUntil: null } });
-  await appendEvents(tx, [taskEvent("task.submitted", after, { node: toTypeId("node", input.nodeId) })]);
-  return { kind: "fresh", task: after, attempt: submitted };
+    return lost(
+      input,
+      `It is ${attempt.state}${attempt.reason === null ? "" : ` (${attempt.reason})`}. Claim again.`,
+    );
+  if (!tasksThatMayBecome("SUBMITTED").includes(task.state))
+    return lost(input, `The task is ${task.state}. Claim again.`);
+  return { kind: "fresh", task, attempt };
 }
 
 /** SUBMITTED → DONE: its result was taken. */
 export async function completeTask(tx: Tx, task: Pick<Task, "id">): Promise<void> {
   const after = await move(tx, task.id, "DONE", { doneAt: new Date() });
   await appendEvents(tx, [taskEvent("task.done", after)]);
+}
+
+/** The same for tasks that this transaction holds as SUBMITTED. */
+export async function completeTasks(tx: Tx, ids: readonly string[]): Promise<void> {
+  const done = await tx.task.updateManyAndReturn({
+    where: { id: { in: [...ids] }, state: { in: tasksThatMayBecome("DONE") } },
+    data: { state: "DONE", doneAt: new Date() },
+  });
+  await appendEvents(
+    tx,
+    done.map((task) => taskEvent("task.done", task)),
+  );
 }
 
 /**
@@ -109,7 +180,12 @@ export async function reopenTask(tx: Tx, task: Pick<Task, "id">, reason: string)
 
 /** Gives a task up for good. What that means for its run is the planner's to decide. */
 export async function failTask(tx: Tx, task: Pick<Task, "id">, reason: string): Promise<void> {
-  const after = await move(tx, task.id, "FAILED", { failure: reason, leaseNodeId: null, leaseUntil: null, doneAt: new Date() });
+  const after = await move(tx, task.id, "FAILED", {
+    failure: reason,
+    leaseNodeId: null,
+    leaseUntil: null,
+    doneAt: new Date(),
+  });
   await appendEvents(tx, [taskEvent("task.failed", after, { reason })]);
 }
 
@@ -145,7 +221,10 @@ export async function cancelTasks(tx: Tx, where: Prisma.TaskWhereInput, reason: 
  * Renews the caller's lease for as long as its run's spec says.
  * @throws CodedError `LEASE_LOST`
  */
-export async function renewLease(ctx: Ctx, input: { taskId: string; attempt: number }): Promise<{ leaseUntil: Date }> {
+export async function renewLease(
+  ctx: Ctx,
+  input: { taskId: string; attempt: number },
+): Promise<{ leaseUntil: Date }> {
   const nodeId = nodeOf(ctx);
   // One statement on the hot path: every working node comes here three times a lease.
   const { rows } = await ctx.db.pool.query<{ leaseUntil: Date }>({
@@ -177,16 +256,32 @@ export async function renewLease(ctx: Ctx, input: { taskId: string; attempt: num
  * Hands a task back before its lease ends. Doing it twice is harmless.
  * @throws CodedError `LEASE_LOST` when the attempt ended another way.
  */
-export async function releaseTask(ctx: Ctx, input: { taskId: string; attempt: number; reason: string }): Promise<void> {
+export async function releaseTask(
+  ctx: Ctx,
+  input: { taskId: string; attempt: number; reason: string },
+): Promise<void> {
   const nodeId = nodeOf(ctx);
   const kind = await ctx.prisma.$transaction(async (tx) => {
     const task = await lockTask(tx, input.taskId);
-    const attempt = await tx.attempt.findUnique({ where: { taskId_number: { taskId: input.taskId, number: input.attempt } } });
-    if (task === null || attempt === null || attempt.nodeId !== nodeId || !["LIVE", "RELEASED"].includes(attempt.state))
-      throw new CodedError("LEASE_LOST", `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is not this node's to release.`);
+    const attempt = await tx.attempt.findUnique({
+      where: { taskId_number: { taskId: input.taskId, number: input.attempt } },
+    });
+    if (
+      task === null ||
+      attempt === null ||
+      attempt.nodeId !== nodeId ||
+      !["LIVE", "RELEASED"].includes(attempt.state)
+    )
+      throw new CodedError(
+        "LEASE_LOST",
+        `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is not this node's to release.`,
+      );
     if (attempt.state === "RELEASED") return null;
     const reason = input.reason.slice(0, 500);
-    await tx.attempt.update({ where: { id: attempt.id }, data: { state: "RELEASED", endedAt: new Date(), reason } });
+    await tx.attempt.update({
+      where: { id: attempt.id },
+      data: { state: "RELEASED", endedAt: new Date(), reason },
+    });
     await reopenTask(tx, task, `released: ${reason}`);
     return task;
   });
@@ -199,7 +294,10 @@ export async function releaseTask(ctx: Ctx, input: { taskId: string; attempt: nu
 /** The calling node's id. @throws CodedError `UNAUTHENTICATED` */
 export function nodeOf(ctx: Ctx): string {
   if (ctx.actor.kind === "node") return ctx.actor.nodeId;
-  throw new CodedError("UNAUTHENTICATED", "Only a node with a session holds leases. Register the node first.");
+  throw new CodedError(
+    "UNAUTHENTICATED",
+    "Only a node with a session holds leases. Register the node first.",
+  );
 }
 
 /** An event about a task, in its run's stream. */
@@ -222,13 +320,28 @@ async function lockTask(tx: Tx, id: string): Promise<Task | null> {
   return tx.task.findUnique({ where: { id } });
 }
 
-async function move(tx: Tx, id: string, to: Task["state"], data: Prisma.TaskUpdateManyMutationInput): Promise<Task> {
-  const moved = await tx.task.updateManyAndReturn({ where: { id, state: { in: tasksThatMayBecome(to) } }, data: { ...data, state: to } });
+async function move(
+  tx: Tx,
+  id: string,
+  to: Task["state"],
+  data: Prisma.TaskUpdateManyMutationInput,
+): Promise<Task> {
+  const moved = await tx.task.updateManyAndReturn({
+    where: { id, state: { in: tasksThatMayBecome(to) } },
+    data: { ...data, state: to },
+  });
   const [task] = moved;
-  if (task === undefined) throw new CodedError("STATE_CONFLICT", `${toTypeId("task", id)} cannot become ${to} any more. Read it again.`);
+  if (task === undefined)
+    throw new CodedError(
+      "STATE_CONFLICT",
+      `${toTypeId("task", id)} cannot become ${to} any more. Read it again.`,
+    );
   return task;
 }
 
 function lost(input: { taskId: string; attempt: number }, why: string): Fence {
-  return { kind: "lost", message: `The lease of attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is lost. ${why}` };
+  return {
+    kind: "lost",
+    message: `The lease of attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is lost. ${why}`,
+  };
 }

@@ -19,7 +19,8 @@ export const Task = builder.prismaNode("Task", {
   // Never the payload: a validator's is as long as a group.
   select: { id: true, organizationId: true, leaseNodeId: true },
   authScopes: (task, { actor }) =>
-    allows(actor, "run:read", task.organizationId) || (actor.kind === "node" && actor.nodeId === task.leaseNodeId),
+    allows(actor, "run:read", task.organizationId) ||
+    (actor.kind === "node" && actor.nodeId === task.leaseNodeId),
   fields: (t) => ({
     kind: t.expose("kind", { type: TaskKindEnum }),
     state: t.expose("state", { type: TaskStateEnum }),
@@ -29,14 +30,18 @@ export const Task = builder.prismaNode("Task", {
     createdAt: t.expose("createdAt", { type: "DateTime" }),
     doneAt: t.expose("doneAt", { type: "DateTime", nullable: true }),
     failure: t.exposeString("failure", { nullable: true, description: "Why it failed or was cancelled." }),
-    attempts: t.relation("attempts", { authScopes: { can: "run:read" }, query: { orderBy: { number: "asc" } } }),
+    attempts: t.relation("attempts", {
+      authScopes: { can: "run:read" },
+      query: { orderBy: { number: "asc" } },
+    }),
   }),
 });
 
 builder.prismaNode("Attempt", {
   id: { field: "id" },
   authScopes: (attempt, { actor }) =>
-    allows(actor, "run:read", attempt.organizationId) || (actor.kind === "node" && actor.nodeId === attempt.nodeId),
+    allows(actor, "run:read", attempt.organizationId) ||
+    (actor.kind === "node" && actor.nodeId === attempt.nodeId),
   fields: (t) => ({
     number: t.exposeInt("number"),
     state: t.expose("state", { type: AttemptStateEnum }),
@@ -44,7 +49,10 @@ builder.prismaNode("Attempt", {
     claimedAt: t.expose("claimedAt", { type: "DateTime" }),
     leaseUntil: t.expose("leaseUntil", { type: "DateTime" }),
     endedAt: t.expose("endedAt", { type: "DateTime", nullable: true }),
-    reason: t.exposeString("reason", { nullable: true, description: "Why it was released, cancelled, or its submission refused." }),
+    reason: t.exposeString("reason", {
+      nullable: true,
+      description: "Why it was released, cancelled, or its submission refused.",
+    }),
   }),
 });
 
@@ -74,7 +82,10 @@ const LeaseRef = builder.objectRef<Lease>("Lease").implement({
     attempt: t.exposeInt("attempt", { description: "Names this lease in everything sent for it." }),
     leaseUntil: t.expose("leaseUntil", { type: "DateTime" }),
     renewAfterSeconds: t.exposeInt("renewAfterSeconds"),
-    manifest: t.exposeString("manifestHash", { nullable: true, description: "SHA-256 of the checkpoint's manifest." }),
+    manifest: t.exposeString("manifestHash", {
+      nullable: true,
+      description: "SHA-256 of the checkpoint's manifest.",
+    }),
     policyVersion: t.exposeInt("policyVersion", { nullable: true }),
     payload: t.field({ type: "JSON", resolve: (lease) => lease.payload }),
   }),
@@ -93,7 +104,9 @@ const Submitted = builder.objectRef<OutcomeOf<"submitted"> & { state: TaskState 
   fields: (t) => ({
     task: t.id({ resolve: (outcome) => toTypeId("task", outcome.taskId) }),
     state: t.expose("state", { type: TaskStateEnum }),
-    duplicate: t.exposeBoolean("duplicate", { description: "It was taken before; results are the same however often it is sent." }),
+    duplicate: t.exposeBoolean("duplicate", {
+      description: "It was taken before; results are the same however often it is sent.",
+    }),
   }),
 });
 
@@ -107,7 +120,8 @@ const LeaseLost = builder.objectRef<OutcomeOf<"lost">>("LeaseLost").implement({
 });
 
 const SubmissionRefused = builder.objectRef<OutcomeOf<"refused">>("SubmissionRefused").implement({
-  description: "What was submitted cannot be what the task asked for. The task opens again; sending the same again is pointless.",
+  description:
+    "What was submitted cannot be what the task asked for. The task opens again; sending the same again is pointless.",
   authScopes: { node: true },
   fields: (t) => ({
     task: t.id({ resolve: (outcome) => toTypeId("task", outcome.taskId) }),
@@ -135,7 +149,10 @@ export const SubmissionResult = builder.unionType("SubmissionResult", {
 /** What a submission's outcome looks like in the graph. */
 export async function submissionResult(ctx: Ctx, outcome: SubmissionOutcome) {
   if (outcome.kind !== "submitted") return outcome;
-  const task = await ctx.prisma.task.findUniqueOrThrow({ where: { id: outcome.taskId }, select: { state: true } });
+  const task = await ctx.prisma.task.findUniqueOrThrow({
+    where: { id: outcome.taskId },
+    select: { state: true },
+  });
   return { ...outcome, state: task.state };
 }
 
@@ -193,7 +210,8 @@ builder.mutationFields((t) => ({
     description: "Extends a lease. Do it after a third of its time.",
     authScopes: { node: true },
     args: { input: t.arg({ type: LeaseInput }) },
-    resolve: (_root, { input }, ctx) => renewLease(ctx, { taskId: fromTypeId(input.task, "task"), attempt: input.attempt }),
+    resolve: (_root, { input }, ctx) =>
+      renewLease(ctx, { taskId: fromTypeId(input.task, "task"), attempt: input.attempt }),
   }),
   releaseTask: t.field({
     type: "Boolean",
@@ -201,14 +219,18 @@ builder.mutationFields((t) => ({
     authScopes: { node: true },
     args: { input: t.arg({ type: ReleaseTaskInput }) },
     resolve: async (_root, { input }, ctx) => {
-      await releaseTask(ctx, { taskId: fromTypeId(input.task, "task"), attempt: input.attempt, reason: input.reason });
+      await releaseTask(ctx, {
+        taskId: fromTypeId(input.task, "task"),
+        attempt: input.attempt,
+        reason: input.reason,
+      });
       return true;
     },
   }),
 }));
 
 const TaskOfferRef = builder.objectRef<TaskOffer>("TaskOffer").implement({
-  description: "Says \"look\": tasks of these kinds may be claimable.",
+  description: 'Says "look": tasks of these kinds may be claimable.',
   authScopes: { node: true },
   fields: (t) => ({
     kinds: t.field({ type: [TaskKindEnum], resolve: (offer) => [...offer.kinds] }),
@@ -219,7 +241,8 @@ const TaskOfferRef = builder.objectRef<TaskOffer>("TaskOffer").implement({
 builder.subscriptionField("taskOffers", (t) =>
   t.field({
     type: TaskOfferRef,
-    description: "Offers of these kinds: one at once, then when tasks open, at least every 15 seconds. A nudge, not a promise: claim.",
+    description:
+      "Offers of these kinds: one at once, then when tasks open, at least every 15 seconds. A nudge, not a promise: claim.",
     authScopes: { node: true },
     args: { kinds: t.arg({ type: [TaskKindEnum] }) },
     subscribe: (_root, { kinds }, ctx) => taskOffers(ctx, kinds),

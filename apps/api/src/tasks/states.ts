@@ -22,12 +22,18 @@ export const attemptTransitions = {
 
 /** States from which a task may become `to`: what an update's `where` names. */
 export function tasksThatMayBecome(to: TaskState): TaskState[] {
-  return Object.values(TaskState).filter((from) => (taskTransitions[from] as readonly TaskState[]).includes(to));
+  return Object.values(TaskState).filter((from) =>
+    (taskTransitions[from] as readonly TaskState[]).includes(to),
+  );
 }
 
 /** States from which an attempt may become `to`. */
 export function attemptsThatMayBecome(to: AttemptState): AttemptState[] {
-  return Object.values(AttemptState).filter((from) => (attemptTransitions[from] as readonly AttemptState[]).includes(to));
+  return Object.values(AttemptState).filter((from) =>
+    (attemptTransitions[from] as readonly AttemptState[]).includes(to),
+  );
 }
 
-export const unfinishedTaskStates: TaskState[] = Object.values(TaskState).filter((state) => taskTransitions[state].length > 0);
+export const unfinishedTaskStates: TaskState[] = Object.values(TaskState).filter(
+  (state) => taskTransitions[state].length > 0,
+);

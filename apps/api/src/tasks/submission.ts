@@ -22,33 +22,56 @@ export type SubmissionOutcome =
   | { readonly kind: "refused"; readonly taskId: string; readonly code: ErrorCode; readonly message: string };
 
 /** The submitting node and its task, once the signature over (run, task, attempt, pack hash) is verified. */
-export type SignedSubmission = Awaited<ReturnType<typeof openSubmission>>;
+export type SignedSubmission = Awaited<ReturnType<typeof openSubmissions>>[number];
 
 /**
  * Checks who submits and that they vouch for it, before anything is read or stored.
  * @throws CodedError `UNAUTHENTICATED`, `NOT_FOUND`, `INPUT_INVALID` or `SIGNATURE_INVALID`
  */
-export async function openSubmission(ctx: Ctx, input: SubmissionInput) {
-  if (ctx.actor.kind !== "node") throw new CodedError("UNAUTHENTICATED", "Only a node with a session submits work. Register the node first.");
-  if (!/^[0-9a-f]{64}$/.test(input.pack)) throw new CodedError("INPUT_INVALID", "`pack` must be a SHA-256 in lower-case hexadecimal.");
-  if (!/^[0-9a-f]{128}$/.test(input.signature)) throw new CodedError("INPUT_INVALID", "`signature` must be 64 bytes in lower-case hexadecimal.");
+export async function openSubmission(ctx: Ctx, input: SubmissionInput): Promise<SignedSubmission> {
+  const [submission] = await openSubmissions(ctx, [input]);
+  if (submission === undefined) throw new Error("one submission in, one out");
+  return submission;
+}
+
+/** The same for several, in their order; one that is not sound refuses them all. */
+export async function openSubmissions(ctx: Ctx, inputs: readonly SubmissionInput[]) {
+  if (ctx.actor.kind !== "node")
+    throw new CodedError(
+      "UNAUTHENTICATED",
+      "Only a node with a session submits work. Register the node first.",
+    );
   const { nodeId } = ctx.actor;
-  const attempt = await ctx.prisma.attempt.findUnique({
-    where: { taskId_number: { taskId: input.taskId, number: input.attempt } },
+  for (const input of inputs) {
+    if (!/^[0-9a-f]{64}$/.test(input.pack))
+      throw new CodedError("INPUT_INVALID", "`pack` must be a SHA-256 in lower-case hexadecimal.");
+    if (!/^[0-9a-f]{128}$/.test(input.signature))
+      throw new CodedError("INPUT_INVALID", "`signature` must be 64 bytes in lower-case hexadecimal.");
+  }
+  const attempts = await ctx.prisma.attempt.findMany({
+    where: { OR: inputs.map(({ taskId, attempt }) => ({ taskId, number: attempt })) },
     include: { task: { include: { run: true } }, node: { select: { publicKey: true } } },
   });
-  // Somebody else's attempt is answered like one that does not exist.
-  if (attempt === null || attempt.nodeId !== nodeId) throw notFound("The attempt");
-  const bytes = submissionBytes({
-    run: toTypeId("run", attempt.runId),
-    task: toTypeId("task", input.taskId),
-    attempt: input.attempt,
-    pack: input.pack,
+  return inputs.map((input) => {
+    const found = attempts.find(
+      (attempt) => attempt.taskId === input.taskId && attempt.number === input.attempt,
+    );
+    // Somebody else's attempt is answered like one that does not exist.
+    if (found === undefined || found.nodeId !== nodeId) throw notFound("The attempt");
+    const { task, node, ...attempt } = found;
+    const bytes = submissionBytes({
+      run: toTypeId("run", attempt.runId),
+      task: toTypeId("task", input.taskId),
+      attempt: input.attempt,
+      pack: input.pack,
+    });
+    if (!verifyEd25519(node.publicKey, bytes, input.signature))
+      throw new CodedError(
+        "SIGNATURE_INVALID",
+        "The signature is not this node's over (run, task, attempt, pack). Sign with the key the node registered.",
+      );
+    return { nodeId, attempt, task, run: task.run };
   });
-  if (!verifyEd25519(attempt.node.publicKey, bytes, input.signature))
-    throw new CodedError("SIGNATURE_INVALID", "The signature is not this node's over (run, task, attempt, pack). Sign with the key the node registered.");
-  const { task, node: _, ...rest } = attempt;
-  return { nodeId, attempt: rest, task, run: task.run };
 }
 
 /** Verifies an Ed25519 signature (RFC 8032). `publicKeyHex` is the raw 32-byte key. */

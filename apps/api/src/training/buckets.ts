@@ -1,6 +1,11 @@
 import type { Ctx } from "../context.ts";
 
-export type MetricBucket = { readonly name: string; readonly min: number; readonly max: number; readonly last: number };
+export type MetricBucket = {
+  readonly name: string;
+  readonly min: number;
+  readonly max: number;
+  readonly last: number;
+};
 
 /** Training steps `fromStep` to `toStep`; with n = 1 it is the step itself. */
 export type TrainStepBucket = {
@@ -49,7 +54,17 @@ function bucketWidth(from: number, to: number, buckets: number): number {
   return width;
 }
 
-type Row = { bucket: number; fromStep: number; toStep: number; n: number; at: Date; name: string; min: number; max: number; last: number };
+type Row = {
+  bucket: number;
+  fromStep: number;
+  toStep: number;
+  n: number;
+  at: Date;
+  name: string;
+  min: number;
+  max: number;
+  last: number;
+};
 
 function gathered(rows: readonly Row[]): TrainStepBucket[] {
   const buckets = new Map<number, Row[]>();

@@ -1,5 +1,13 @@
 import { createHash } from "node:crypto";
-import { canonicalJson, environment, type Manifest, manifestBytes, ProtocolError, parseManifest, type RunSpec } from "@muster/protocol";
+import {
+  canonicalJson,
+  environment,
+  type Manifest,
+  manifestBytes,
+  ProtocolError,
+  parseManifest,
+  type RunSpec,
+} from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { verifyEd25519 } from "../tasks/submission.ts";
@@ -45,8 +53,12 @@ export async function checkCheckpoint(
   for (const file of manifest.files) if (file.name !== "model.safetensors") await checkSmallFile(ctx, file);
   await checkDescription(ctx, manifest, input.expected);
   const weights = await scanSafetensors(fileChunks(ctx, fileOf(manifest, "model.safetensors")));
-  if (weights.sha256 !== manifest.whole) throw new UnsoundFile("The shards of model.safetensors do not have the hash that the manifest names.");
-  if (canonicalJson(weights.tensors.map(place)) !== canonicalJson([...manifest.tensors].sort((a, b) => a.offset - b.offset || a.size - b.size).map(place)))
+  if (weights.sha256 !== manifest.whole)
+    throw new UnsoundFile("The shards of model.safetensors do not have the hash that the manifest names.");
+  if (
+    canonicalJson(weights.tensors.map(place)) !==
+    canonicalJson([...manifest.tensors].sort((a, b) => a.offset - b.offset || a.size - b.size).map(place))
+  )
     throw new UnsoundFile("The tensors of model.safetensors are not those of the manifest.");
   await checkState(ctx, input.stateHash, weights.tensors);
   return { manifest, shards, size: manifest.files.reduce((sum, file) => sum + file.size, 0) };
@@ -54,9 +66,12 @@ export async function checkCheckpoint(
 
 function wrongIdentity(manifest: Manifest, { run, version, parent, trainer }: Expected): string | undefined {
   if (manifest.run !== run) return `The manifest is for ${manifest.run}, the task for ${run}.`;
-  if (manifest.version !== version) return `The manifest is for version ${manifest.version}, the task for ${version}.`;
-  if (manifest.parent !== parent) return `The manifest names parent ${manifest.parent}; the task starts from ${parent}.`;
-  if (manifest.trainer !== trainer) return "The manifest names another trainer than the node that submits it.";
+  if (manifest.version !== version)
+    return `The manifest is for version ${manifest.version}, the task for ${version}.`;
+  if (manifest.parent !== parent)
+    return `The manifest names parent ${manifest.parent}; the task starts from ${parent}.`;
+  if (manifest.trainer !== trainer)
+    return "The manifest names another trainer than the node that submits it.";
   return undefined;
 }
 
@@ -70,13 +85,22 @@ async function readManifest(ctx: Ctx, hash: string): Promise<Manifest> {
 }
 
 async function checkShards(ctx: Ctx, manifest: Manifest): Promise<string[]> {
-  const sizes = new Map(manifest.files.flatMap((file) => file.shards.map((shard) => [shard.sha256, shard.size])));
-  const known = await ctx.prisma.pack.findMany({ where: { sha256: { in: [...sizes.keys()] } }, select: { sha256: true, size: true } });
+  const sizes = new Map(
+    manifest.files.flatMap((file) => file.shards.map((shard) => [shard.sha256, shard.size])),
+  );
+  const known = await ctx.prisma.pack.findMany({
+    where: { sha256: { in: [...sizes.keys()] } },
+    select: { sha256: true, size: true },
+  });
   const missing = [...sizes.keys()].find((sha256) => !known.some((pack) => pack.sha256 === sha256));
   if (missing !== undefined)
-    throw new CodedError("BLOB_NOT_FOUND", `The manifest names shard ${missing}, which was not uploaded. PUT it under this lease, then submit again.`);
+    throw new CodedError(
+      "BLOB_NOT_FOUND",
+      `The manifest names shard ${missing}, which was not uploaded. PUT it under this lease, then submit again.`,
+    );
   for (const pack of known) {
-    if (Number(pack.size) !== sizes.get(pack.sha256)) throw new UnsoundFile(`Shard ${pack.sha256} has ${pack.size} bytes, not ${sizes.get(pack.sha256)}.`);
+    if (Number(pack.size) !== sizes.get(pack.sha256))
+      throw new UnsoundFile(`Shard ${pack.sha256} has ${pack.size} bytes, not ${sizes.get(pack.sha256)}.`);
   }
   return [...sizes.keys()];
 }
@@ -84,15 +108,21 @@ async function checkShards(ctx: Ctx, manifest: Manifest): Promise<string[]> {
 async function checkSmallFile(ctx: Ctx, file: Manifest["files"][number]): Promise<void> {
   const hash = createHash("sha256");
   for await (const chunk of fileChunks(ctx, file)) hash.update(chunk);
-  if (hash.digest("hex") !== file.sha256) throw new UnsoundFile(`The shards of ${file.name} do not have the hash that the manifest names.`);
+  if (hash.digest("hex") !== file.sha256)
+    throw new UnsoundFile(`The shards of ${file.name} do not have the hash that the manifest names.`);
 }
 
 /** Nodes learn model and vocabulary from these two files, so a trainer may not change them under way. */
-async function checkDescription(ctx: Ctx, manifest: Manifest, { spec, parentManifest }: Expected): Promise<void> {
+async function checkDescription(
+  ctx: Ctx,
+  manifest: Manifest,
+  { spec, parentManifest }: Expected,
+): Promise<void> {
   if (parentManifest !== null) {
     const parent = await readManifest(ctx, parentManifest);
     for (const name of ["config.json", "tokenizer.json"]) {
-      if (fileOf(manifest, name).sha256 !== fileOf(parent, name).sha256) throw new UnsoundFile(`${name} is not that of version ${parent.version}.`);
+      if (fileOf(manifest, name).sha256 !== fileOf(parent, name).sha256)
+        throw new UnsoundFile(`${name} is not that of version ${parent.version}.`);
     }
     return;
   }
@@ -111,26 +141,39 @@ async function checkDescription(ctx: Ctx, manifest: Manifest, { spec, parentMani
     model_type: model.qkvBias ? "qwen2" : "llama",
   };
   for (const [name, value] of Object.entries(wanted)) {
-    if (config[name] !== value) throw new UnsoundFile(`config.json has ${name} ${JSON.stringify(config[name])}; the run's spec has ${JSON.stringify(value)}.`);
+    if (config[name] !== value)
+      throw new UnsoundFile(
+        `config.json has ${name} ${JSON.stringify(config[name])}; the run's spec has ${JSON.stringify(value)}.`,
+      );
   }
   const vocabulary = await readJson(ctx, fileOf(manifest, "tokenizer.json"));
-  if (canonicalJson(vocabulary) !== canonicalJson(tokenizer.toJSON())) throw new UnsoundFile(`tokenizer.json is not that of ${spec.environment}.`);
+  if (canonicalJson(vocabulary) !== canonicalJson(tokenizer.toJSON()))
+    throw new UnsoundFile(`tokenizer.json is not that of ${spec.environment}.`);
 }
 
-async function checkState(ctx: Ctx, stateHash: string, weights: readonly { size: number; dtype: string }[]): Promise<void> {
+async function checkState(
+  ctx: Ctx,
+  stateHash: string,
+  weights: readonly { size: number; dtype: string }[],
+): Promise<void> {
   const { stream } = await ctx.blobs.open(stateHash);
   const { tensors } = await scanSafetensors(stream);
   const parameters = weights.reduce((sum, tensor) => sum + tensor.size / (tensor.dtype === "F32" ? 4 : 2), 0);
   const moments = tensors.filter((tensor) => tensor.name === "m" || tensor.name === "v");
   const count = tensors.find((tensor) => tensor.name === "t");
-  if (tensors.length !== 3 || count?.size !== 8 || !moments.every((tensor) => tensor.dtype === "F32" && tensor.size === 4 * parameters))
+  if (
+    tensors.length !== 3 ||
+    count?.size !== 8 ||
+    !moments.every((tensor) => tensor.dtype === "F32" && tensor.size === 4 * parameters)
+  )
     throw new UnsoundFile(`The state must hold m and v (${parameters} float32 each) and t (one int64).`);
 }
 
 const mostJsonBytes = 64 * 2 ** 20;
 
 async function readJson(ctx: Ctx, file: Manifest["files"][number]): Promise<Record<string, unknown>> {
-  if (file.size > mostJsonBytes) throw new UnsoundFile(`${file.name} has ${file.size} bytes; at most ${mostJsonBytes} are read.`);
+  if (file.size > mostJsonBytes)
+    throw new UnsoundFile(`${file.name} has ${file.size} bytes; at most ${mostJsonBytes} are read.`);
   const parts: Uint8Array[] = [];
   for await (const chunk of fileChunks(ctx, file)) parts.push(chunk);
   try {
@@ -156,6 +199,18 @@ function fileOf(manifest: Manifest, name: string): Manifest["files"][number] {
   return file;
 }
 
-function place({ name, dtype, shape, offset, size }: { name: string; dtype: string; shape: readonly number[]; offset: number; size: number }) {
+function place({
+  name,
+  dtype,
+  shape,
+  offset,
+  size,
+}: {
+  name: string;
+  dtype: string;
+  shape: readonly number[];
+  offset: number;
+  size: number;
+}) {
   return { name, dtype, shape: [...shape], offset, size };
 }

@@ -11,11 +11,19 @@ const replacements = 1;
  * Opens EVALUATE tasks for the versions that the spec names and that are out, and for the newest one when it is the run's last.
  * @returns how many were opened.
  */
-export async function openEvaluations(tx: Tx, run: StartedRun, spec: RunSpec, { final }: { final: boolean }): Promise<number> {
+export async function openEvaluations(
+  tx: Tx,
+  run: StartedRun,
+  spec: RunSpec,
+  { final }: { final: boolean },
+): Promise<number> {
   const wanted = wantedVersions(spec, run.currentVersion, { final });
   if (wanted.length === 0) return 0;
   const { suite } = spec.evaluation;
-  const done = await tx.evaluation.findMany({ where: { runId: run.id, suite, version: { in: wanted } }, select: { version: true } });
+  const done = await tx.evaluation.findMany({
+    where: { runId: run.id, suite, version: { in: wanted } },
+    select: { version: true },
+  });
   const missing = wanted.filter((version) => !done.some((evaluation) => evaluation.version === version));
   if (missing.length === 0) return 0;
   const tasks = await tx.task.findMany({
@@ -70,7 +78,9 @@ function suitePrompts(spec: RunSpec): number[][] {
   const known = prompts.get(key);
   if (known !== undefined) return known;
   const env = environment(spec.environment);
-  const made = Array.from({ length: examples }, (_, i) => env.tokenizer.encode(heldOutExample(env, suite, i).prompt));
+  const made = Array.from({ length: examples }, (_, i) =>
+    env.tokenizer.encode(heldOutExample(env, suite, i).prompt),
+  );
   prompts.set(key, made);
   return made;
 }

@@ -26,7 +26,9 @@ export async function retireCheckpoints(tx: Tx, run: StartedRun, spec: RunSpec):
     distinct: ["manifestHash"],
   });
   const evaluated = await tx.evaluation.findMany({ where: { runId: run.id }, select: { version: true } });
-  const retired = candidates.filter((checkpoint) => !needed.some((task) => task.manifestHash === checkpoint.manifestHash));
+  const retired = candidates.filter(
+    (checkpoint) => !needed.some((task) => task.manifestHash === checkpoint.manifestHash),
+  );
   const { count } = await tx.checkpoint.updateMany({
     where: {
       id: { in: retired.map((checkpoint) => checkpoint.id) },

@@ -97,7 +97,8 @@ class Body {
     const values = width === 4 ? new Uint32Array(aligned.buffer) : new Uint16Array(aligned.buffer);
     const mask = exponents[tensor.dtype];
     for (let i = 0; i < values.length; i++) {
-      if (((values[i] ?? 0) & mask) === mask) throw new UnsoundFile(`${tensor.name} holds a value that is not finite.`);
+      if (((values[i] ?? 0) & mask) === mask)
+        throw new UnsoundFile(`${tensor.name} holds a value that is not finite.`);
     }
   }
 }
@@ -105,7 +106,8 @@ class Body {
 function headerEnd(head: Uint8Array): number | undefined {
   if (head.length < 8) return undefined;
   const length = new DataView(head.buffer, head.byteOffset).getBigUint64(0, true);
-  if (length > mostHeaderBytes) throw new UnsoundFile(`Its header claims ${length} bytes; at most ${mostHeaderBytes} are read.`);
+  if (length > mostHeaderBytes)
+    throw new UnsoundFile(`Its header claims ${length} bytes; at most ${mostHeaderBytes} are read.`);
   return 8 + Number(length);
 }
 
@@ -116,14 +118,18 @@ function readHeader(bytes: Uint8Array, start: number): ScannedTensor[] {
   } catch {
     throw new UnsoundFile("Its header is not JSON.");
   }
-  if (typeof header !== "object" || header === null || Array.isArray(header)) throw new UnsoundFile("Its header is not a JSON object.");
+  if (typeof header !== "object" || header === null || Array.isArray(header))
+    throw new UnsoundFile("Its header is not a JSON object.");
   const tensors = Object.entries(header)
     .filter(([name]) => name !== "__metadata__")
     .map(([name, entry]) => tensorOf(name, entry, start))
     .sort((a, b) => a.offset - b.offset || a.size - b.size);
   let end = start;
   for (const tensor of tensors) {
-    if (tensor.offset !== end) throw new UnsoundFile(`${tensor.name} starts at byte ${tensor.offset}; what comes before ends at ${end}.`);
+    if (tensor.offset !== end)
+      throw new UnsoundFile(
+        `${tensor.name} starts at byte ${tensor.offset}; what comes before ends at ${end}.`,
+      );
     end += tensor.size;
   }
   return tensors;
@@ -131,12 +137,18 @@ function readHeader(bytes: Uint8Array, start: number): ScannedTensor[] {
 
 function tensorOf(name: string, entry: unknown, start: number): ScannedTensor {
   if (typeof entry !== "object" || entry === null) throw new UnsoundFile(`${name} is not described.`);
-  const { dtype, shape, data_offsets: offsets } = entry as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
-  if (typeof dtype !== "string" || !isDtype(dtype)) throw new UnsoundFile(`${name} has a type that is not read here; use F32, F16 or BF16.`);
+  const {
+    dtype,
+    shape,
+    data_offsets: offsets,
+  } = entry as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
+  if (typeof dtype !== "string" || !isDtype(dtype))
+    throw new UnsoundFile(`${name} has a type that is not read here; use F32, F16 or BF16.`);
   if (!isCounts(shape) || !isCounts(offsets)) throw new UnsoundFile(`${name} has no proper shape and place.`);
   const [from = 0, to = 0] = offsets;
   const size = shape.reduce((product, n) => product * n, widths[dtype]);
-  if (offsets.length !== 2 || to - from !== size) throw new UnsoundFile(`${name} needs ${size} bytes and is given ${to - from}.`);
+  if (offsets.length !== 2 || to - from !== size)
+    throw new UnsoundFile(`${name} needs ${size} bytes and is given ${to - from}.`);
   return { name, dtype, shape, offset: start + from, size };
 }
 

@@ -7,7 +7,13 @@ import type { Ctx } from "../context.ts";
 import { ComputeNode } from "../nodes/schema.ts";
 import { Run } from "../runs/schema.ts";
 import { maySeeRun } from "../runs/visibility.ts";
-import { cost, SubmissionResult, SubmitPackInput, submissionInput, submissionResult } from "../tasks/schema.ts";
+import {
+  cost,
+  SubmissionResult,
+  SubmitPackInput,
+  submissionInput,
+  submissionResult,
+} from "../tasks/schema.ts";
 import { type MetricBucket, type TrainStepBucket, trainStepBuckets } from "./buckets.ts";
 import { bootstrap, type Interval, pairedGain } from "./interval.ts";
 import { submitEvaluation } from "./submit-evaluation.ts";
@@ -24,7 +30,10 @@ builder.prismaNode("Batch", {
     state: t.expose("state", { type: BatchStateEnum }),
     signalGroups: t.exposeInt("signalGroups"),
     settledGroups: t.exposeInt("settledGroups"),
-    packHash: t.exposeString("packHash", { nullable: true, description: "SHA-256 of the BATCH pack, once sealed." }),
+    packHash: t.exposeString("packHash", {
+      nullable: true,
+      description: "SHA-256 of the BATCH pack, once sealed.",
+    }),
     sealedAt: t.expose("sealedAt", { type: "DateTime", nullable: true }),
     trainedAt: t.expose("trainedAt", { type: "DateTime", nullable: true }),
   }),
@@ -45,7 +54,8 @@ builder.prismaNode("Checkpoint", {
     trainer: t.field({
       type: ComputeNode,
       authScopes: { can: "run:read" },
-      resolve: (checkpoint, _args, ctx) => ctx.prisma.node.findUniqueOrThrow({ where: { id: checkpoint.trainerNodeId } }),
+      resolve: (checkpoint, _args, ctx) =>
+        ctx.prisma.node.findUniqueOrThrow({ where: { id: checkpoint.trainerNodeId } }),
     }),
   }),
 });
@@ -87,11 +97,18 @@ builder.prismaNode("Evaluation", {
     ciHigh: t.float({ resolve: (evaluation) => intervalOf(evaluation).high }),
     gain: t.float({
       nullable: true,
-      description: "Mean minus the base's mean on the same examples; null for the base and while it is not evaluated.",
+      description:
+        "Mean minus the base's mean on the same examples; null for the base and while it is not evaluated.",
       resolve: async (evaluation, _args, ctx) => (await gainOf(ctx, evaluation))?.mean ?? null,
     }),
-    gainLow: t.float({ nullable: true, resolve: async (evaluation, _args, ctx) => (await gainOf(ctx, evaluation))?.low ?? null }),
-    gainHigh: t.float({ nullable: true, resolve: async (evaluation, _args, ctx) => (await gainOf(ctx, evaluation))?.high ?? null }),
+    gainLow: t.float({
+      nullable: true,
+      resolve: async (evaluation, _args, ctx) => (await gainOf(ctx, evaluation))?.low ?? null,
+    }),
+    gainHigh: t.float({
+      nullable: true,
+      resolve: async (evaluation, _args, ctx) => (await gainOf(ctx, evaluation))?.high ?? null,
+    }),
     createdAt: t.expose("createdAt", { type: "DateTime" }),
   }),
 });
@@ -110,7 +127,8 @@ builder.prismaObjectFields(Run, (t) => ({
   }),
   trainSteps: t.field({
     type: [TrainStepBucketRef],
-    description: "Training steps in at most `buckets` buckets (min, max, last of each metric); raw when there are fewer.",
+    description:
+      "Training steps in at most `buckets` buckets (min, max, last of each metric); raw when there are fewer.",
     authScopes: { can: "run:read" },
     select: { id: true },
     args: {
@@ -125,7 +143,10 @@ builder.prismaObjectFields(Run, (t) => ({
         ...(buckets == null ? {} : { buckets }),
       }),
   }),
-  evaluations: t.relation("evaluations", { authScopes: { can: "run:read" }, query: { orderBy: [{ suite: "asc" }, { version: "asc" }] } }),
+  evaluations: t.relation("evaluations", {
+    authScopes: { can: "run:read" },
+    query: { orderBy: [{ suite: "asc" }, { version: "asc" }] },
+  }),
 }));
 
 const SubmitStepInput = builder.inputType("SubmitStepInput", {
@@ -134,7 +155,9 @@ const SubmitStepInput = builder.inputType("SubmitStepInput", {
     attempt: t.int(),
     manifest: t.string({ description: "SHA-256 of `manifest.json`, PUT before with every shard it names." }),
     state: t.string({ description: "SHA-256 of the optimizer state, PUT before." }),
-    signature: t.string({ description: "Ed25519 over `submissionBytes` with the manifest's hash as the pack, hexadecimal." }),
+    signature: t.string({
+      description: "Ed25519 over `submissionBytes` with the manifest's hash as the pack, hexadecimal.",
+    }),
     metrics: t.field({ type: "JSON", description: "Numbers by name." }),
     cpuSeconds: t.float({ required: false, description: "CPU-seconds spent, for the cost figures only." }),
   }),
@@ -148,7 +171,10 @@ builder.mutationFields((t) => ({
     args: { input: t.arg({ type: SubmitStepInput }) },
     resolve: async (_root, { input }, ctx) => {
       const { task, metrics, cpuSeconds, ...rest } = input;
-      return submissionResult(ctx, await submitStep(ctx, { ...rest, metrics, taskId: fromTypeId(task, "task"), ...cost(cpuSeconds) }));
+      return submissionResult(
+        ctx,
+        await submitStep(ctx, { ...rest, metrics, taskId: fromTypeId(task, "task"), ...cost(cpuSeconds) }),
+      );
     },
   }),
   submitEvaluation: t.field({
@@ -156,7 +182,8 @@ builder.mutationFields((t) => ({
     description: "Hands in the samples of an EVALUATE task.",
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
-    resolve: async (_root, { input }, ctx) => submissionResult(ctx, await submitEvaluation(ctx, submissionInput(input))),
+    resolve: async (_root, { input }, ctx) =>
+      submissionResult(ctx, await submitEvaluation(ctx, submissionInput(input))),
   }),
 }));
 

@@ -54,11 +54,15 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
     packs.set(group.packHash, pack);
     const [verification] = group.verifications;
     if (verification === undefined)
-      throw new Error(`group ${group.id} is in batch ${batchId} without a measurement; unmeasured groups cannot be trained on`);
+      throw new Error(
+        `group ${group.id} is in batch ${batchId} without a measurement; unmeasured groups cannot be trained on`,
+      );
     const measurement = decodeMeasurementPack(await ctx.blobs.read(verification.measurementHash));
     const packed = groupOf(pack, group.index, spec.generation.groupSize);
     if (packed.length !== group.rollouts.length || measurement.rollouts.length !== packed.length)
-      throw new Error(`group ${group.id}: ${packed.length} rollouts in its pack, ${group.rollouts.length} rows, ${measurement.rollouts.length} measured`);
+      throw new Error(
+        `group ${group.id}: ${packed.length} rollouts in its pack, ${group.rollouts.length} rows, ${measurement.rollouts.length} measured`,
+      );
     for (const [i, row] of group.rollouts.entries()) {
       if (row.advantage === null) throw new Error(`rollout ${row.id} has no advantage`);
       rollouts.push({
@@ -72,11 +76,23 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
     }
   }
   const bytes = encodeBatchPack({
-    header: { kind: "batch", version: 1, run: toTypeId("run", batch.runId), step: batch.step, batch: toTypeId("batch", batch.id) },
+    header: {
+      kind: "batch",
+      version: 1,
+      run: toTypeId("run", batch.runId),
+      step: batch.step,
+      batch: toTypeId("batch", batch.id),
+    },
     rollouts: spec.training.permuteAdvantages ? permuted(rollouts, spec, batch.step) : rollouts,
   });
   const sha256 = await ctx.blobs.putBytes(bytes);
-  return { batchId, runId: batch.runId, groupIds: places.map((place) => place.groupId), sha256, size: bytes.length };
+  return {
+    batchId,
+    runId: batch.runId,
+    groupIds: places.map((place) => place.groupId),
+    sha256,
+    size: bytes.length,
+  };
 }
 
 /**
@@ -88,16 +104,29 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
   const batch = await tx.batch.findUnique({ where: { id: written.batchId } });
   if (run === null || run.state !== "RUNNING" || run.currentVersion === null) return false;
   if (batch === null || batch.state !== "FILLING" || batch.step !== run.step + 1) return false;
-  const places = await tx.batchGroup.findMany({ where: { batchId: batch.id, signal: true }, orderBy: { position: "asc" }, select: { groupId: true } });
+  const places = await tx.batchGroup.findMany({
+    where: { batchId: batch.id, signal: true },
+    orderBy: { position: "asc" },
+    select: { groupId: true },
+  });
   if (places.map((place) => place.groupId).join() !== written.groupIds.join()) return false;
   const spec = await specOf(tx, run.id, run.revision);
-  const checkpoint = await tx.checkpoint.findUniqueOrThrow({ where: { runId_version: { runId: run.id, version: run.currentVersion } } });
+  const checkpoint = await tx.checkpoint.findUniqueOrThrow({
+    where: { runId_version: { runId: run.id, version: run.currentVersion } },
+  });
   const { manifestHash, stateHash } = checkpoint;
-  if (stateHash === null) throw new Error(`version ${checkpoint.version} of run ${run.id} has no optimizer state`);
+  if (stateHash === null)
+    throw new Error(`version ${checkpoint.version} of run ${run.id} has no optimizer state`);
 
   const owner = { organizationId: run.organizationId, runId: run.id };
-  await tx.batch.update({ where: { id: batch.id }, data: { state: "SEALED", sealedAt: new Date(), packHash: written.sha256 } });
-  await tx.pack.createMany({ data: [{ sha256: written.sha256, kind: "BATCH", size: BigInt(written.size) }], skipDuplicates: true });
+  await tx.batch.update({
+    where: { id: batch.id },
+    data: { state: "SEALED", sealedAt: new Date(), packHash: written.sha256 },
+  });
+  await tx.pack.createMany({
+    data: [{ sha256: written.sha256, kind: "BATCH", size: BigInt(written.size) }],
+    skipDuplicates: true,
+  });
   const taskId = await openTask(tx, {
     ...owner,
     kind: "TRAIN",
@@ -134,7 +163,12 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
 }
 
 async function sealedFigures(tx: Tx, batch: Batch) {
-  const lags = await tx.batchGroup.groupBy({ by: ["policyLag"], where: { batchId: batch.id }, _count: true, orderBy: { policyLag: "asc" } });
+  const lags = await tx.batchGroup.groupBy({
+    by: ["policyLag"],
+    where: { batchId: batch.id },
+    _count: true,
+    orderBy: { policyLag: "asc" },
+  });
   return {
     step: batch.step,
     signalGroups: batch.signalGroups,

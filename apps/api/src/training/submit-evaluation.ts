@@ -17,7 +17,12 @@ import { payNode } from "../ledger/ledger.ts";
 import { lockRun, nudgeRun } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
 import { acceptSubmission, completeTask, reopenTask } from "../tasks/lease.ts";
-import { openSubmission, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
+import {
+  openSubmission,
+  type SignedSubmission,
+  type SubmissionInput,
+  type SubmissionOutcome,
+} from "../tasks/submission.ts";
 import { bootstrap, pairedGain } from "./interval.ts";
 
 /** Takes an evaluator's samples. The rewards are computed here, on examples drawn here. */
@@ -25,7 +30,10 @@ export async function submitEvaluation(ctx: Ctx, input: SubmissionInput): Promis
   const submission = await openSubmission(ctx, input);
   const { task, attempt } = submission;
   if (task.kind !== "EVALUATE")
-    throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not EVALUATE. Submit its result with the mutation of its kind.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `This task is ${task.kind}, not EVALUATE. Submit its result with the mutation of its kind.`,
+    );
   if (attempt.state === "SUBMITTED" && attempt.packHash === input.pack) {
     return attempt.reason === null
       ? { kind: "submitted", taskId: task.id, duplicate: true }
@@ -33,7 +41,12 @@ export async function submitEvaluation(ctx: Ctx, input: SubmissionInput): Promis
   }
   const spec = await specOf(ctx.prisma, task.runId, task.revision);
   const payload = evaluatePayloadSchema.parse(task.payload);
-  const judged = judge(await ctx.blobs.read(input.pack), { spec, payload, run: toTypeId("run", task.runId), version: task.policyVersion });
+  const judged = judge(await ctx.blobs.read(input.pack), {
+    spec,
+    payload,
+    run: toTypeId("run", task.runId),
+    version: task.policyVersion,
+  });
   if (judged.kind === "refused") return refuse(ctx, submission, input, judged.message);
 
   const publish = (pay: "paid" | "unpaid") =>
@@ -43,7 +56,10 @@ export async function submitEvaluation(ctx: Ctx, input: SubmissionInput): Promis
     outcome = await publish("paid");
   } catch (error) {
     if (!(error instanceof CodedError) || error.code !== "BUDGET_EXHAUSTED") throw error;
-    ctx.log.warn({ run: task.runId, task: task.id }, "an evaluation was stored unpaid: the budget does not cover it");
+    ctx.log.warn(
+      { run: task.runId, task: task.id },
+      "an evaluation was stored unpaid: the budget does not cover it",
+    );
     outcome = await publish("unpaid");
   }
   nudgeRun(ctx, task.runId);
@@ -59,9 +75,14 @@ function judge(
   const { spec, payload } = asked;
   let pack: SamplesPack;
   try {
-    pack = decodeSamplesPack(bytes, { bytes: bytes.length, rollouts: payload.prompts.length, tokens: spec.model.maxPositions });
+    pack = decodeSamplesPack(bytes, {
+      bytes: bytes.length,
+      rollouts: payload.prompts.length,
+      tokens: spec.model.maxPositions,
+    });
   } catch (error) {
-    if (error instanceof PackError) return { kind: "refused", message: `The pack does not read: ${error.message}` };
+    if (error instanceof PackError)
+      return { kind: "refused", message: `The pack does not read: ${error.message}` };
     throw error;
   }
   const flaw = flawOf(pack, asked);
@@ -72,24 +93,44 @@ function judge(
     const text = env.tokenizer.decode(finish === "eos" ? tokens.subarray(0, -1) : tokens);
     return env.score(heldOutExample(env, payload.suite, index), text, { finishReason: finish }).reward;
   });
-  return { kind: "scored", rewards, tokens: pack.samples.reduce((sum, sample) => sum + sample.tokens.length, 0) };
+  return {
+    kind: "scored",
+    rewards,
+    tokens: pack.samples.reduce((sum, sample) => sum + sample.tokens.length, 0),
+  };
 }
 
 function flawOf(
   { header, samples }: SamplesPack,
-  { spec, payload, run, version }: { spec: RunSpec; payload: EvaluatePayload; run: string; version: number | null },
+  {
+    spec,
+    payload,
+    run,
+    version,
+  }: { spec: RunSpec; payload: EvaluatePayload; run: string; version: number | null },
 ): string | undefined {
-  if (header.run !== run || header.suite !== payload.suite || header.manifest !== payload.manifest || header.policyVersion !== version)
+  if (
+    header.run !== run ||
+    header.suite !== payload.suite ||
+    header.manifest !== payload.manifest ||
+    header.policyVersion !== version
+  )
     return "The pack is for another run, suite or version than the task.";
-  if (samples.length !== payload.prompts.length) return `The pack has ${samples.length} samples; the task has ${payload.prompts.length} prompts.`;
+  if (samples.length !== payload.prompts.length)
+    return `The pack has ${samples.length} samples; the task has ${payload.prompts.length} prompts.`;
   const { eos, vocabularySize } = environment(spec.environment).tokenizer;
   for (const [i, sample] of samples.entries()) {
     const { tokens, finish } = sample;
-    if (sample.index !== i || sample.prompt.join() !== payload.prompts[i]?.join()) return `Sample ${i} does not answer prompt ${i}.`;
-    if (tokens.some((token) => token >= vocabularySize)) return `Sample ${i} has a token outside the vocabulary.`;
-    if (tokens.length > payload.maxOutputTokens) return `Sample ${i} is longer than ${payload.maxOutputTokens} tokens.`;
-    if (tokens.indexOf(eos) !== (finish === "eos" ? tokens.length - 1 : -1)) return `Sample ${i} does not end where its end token is.`;
-    if (finish === "length" && tokens.length !== payload.maxOutputTokens) return `Sample ${i} ends before its end token and before the limit.`;
+    if (sample.index !== i || sample.prompt.join() !== payload.prompts[i]?.join())
+      return `Sample ${i} does not answer prompt ${i}.`;
+    if (tokens.some((token) => token >= vocabularySize))
+      return `Sample ${i} has a token outside the vocabulary.`;
+    if (tokens.length > payload.maxOutputTokens)
+      return `Sample ${i} is longer than ${payload.maxOutputTokens} tokens.`;
+    if (tokens.indexOf(eos) !== (finish === "eos" ? tokens.length - 1 : -1))
+      return `Sample ${i} does not end where its end token is.`;
+    if (finish === "length" && tokens.length !== payload.maxOutputTokens)
+      return `Sample ${i} ends before its end token and before the limit.`;
   }
   return undefined;
 }
@@ -102,10 +143,16 @@ async function storeEvaluation(
 ): Promise<SubmissionOutcome> {
   const { spec, payload, judged } = result;
   await lockRun(tx, task.runId);
-  const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack });
+  const fence = await acceptSubmission(tx, {
+    taskId: task.id,
+    attempt: input.attempt,
+    nodeId,
+    packHash: input.pack,
+  });
   if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
   if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
-  if (input.cpuSeconds !== undefined) await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
+  if (input.cpuSeconds !== undefined)
+    await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
   if (task.policyVersion === null) throw new Error(`EVALUATE task ${task.id} names no policy version`);
 
   const owner = { organizationId: task.organizationId, runId: task.runId };
@@ -125,11 +172,15 @@ async function storeEvaluation(
       nodeId,
     },
   });
-  await tx.packReference.create({ data: { ...owner, taskId: task.id, subject: task.id, sha256: input.pack, kind: "SAMPLES" } });
+  await tx.packReference.create({
+    data: { ...owner, taskId: task.id, subject: task.id, sha256: input.pack, kind: "SAMPLES" },
+  });
   const base =
     task.policyVersion === 0
       ? null
-      : await tx.evaluation.findUnique({ where: { runId_version_suite: { runId: task.runId, version: 0, suite: payload.suite } } });
+      : await tx.evaluation.findUnique({
+          where: { runId_version_suite: { runId: task.runId, version: 0, suite: payload.suite } },
+        });
   const gain = base === null ? null : pairedGain(judged.rewards, base.rewards);
   await appendEvents(tx, [
     {
@@ -164,9 +215,19 @@ async function storeEvaluation(
   return { kind: "submitted", taskId: task.id, duplicate: false };
 }
 
-async function refuse(ctx: Ctx, { task, nodeId }: SignedSubmission, input: SubmissionInput, message: string): Promise<SubmissionOutcome> {
+async function refuse(
+  ctx: Ctx,
+  { task, nodeId }: SignedSubmission,
+  input: SubmissionInput,
+  message: string,
+): Promise<SubmissionOutcome> {
   const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack });
+    const fence = await acceptSubmission(tx, {
+      taskId: task.id,
+      attempt: input.attempt,
+      nodeId,
+      packHash: input.pack,
+    });
     if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });

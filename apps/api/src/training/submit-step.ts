@@ -28,11 +28,15 @@ export type StepInput = {
  * the transaction that makes the version AVAILABLE, its batch TRAINED and its trainer paid.
  */
 export async function submitStep(ctx: Ctx, input: StepInput): Promise<SubmissionOutcome> {
-  if (!/^[0-9a-f]{64}$/.test(input.state)) throw new CodedError("INPUT_INVALID", "`state` must be a SHA-256 in lower-case hexadecimal.");
+  if (!/^[0-9a-f]{64}$/.test(input.state))
+    throw new CodedError("INPUT_INVALID", "`state` must be a SHA-256 in lower-case hexadecimal.");
   const submission = await openSubmission(ctx, { ...input, pack: input.manifest });
   const { task, attempt } = submission;
   if (task.kind !== "BASE" && task.kind !== "TRAIN")
-    throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not BASE or TRAIN. Submit its result with the mutation of its kind.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `This task is ${task.kind}, not BASE or TRAIN. Submit its result with the mutation of its kind.`,
+    );
   // An answered attempt is answered the same again, without reading the weights a second time.
   if (attempt.state === "SUBMITTED" && attempt.packHash === input.manifest) {
     return attempt.reason === null
@@ -62,17 +66,23 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
   }
 
   const publish = (pay: "paid" | "unpaid") =>
-    ctx.prisma.$transaction((tx) => publishVersion(tx, submission, input, { spec, step: step?.step ?? null, checkpoint, pay }), {
-      timeout: 30_000,
-      maxWait: 10_000,
-    });
+    ctx.prisma.$transaction(
+      (tx) => publishVersion(tx, submission, input, { spec, step: step?.step ?? null, checkpoint, pay }),
+      {
+        timeout: 30_000,
+        maxWait: 10_000,
+      },
+    );
   let outcome: SubmissionOutcome;
   try {
     outcome = await publish("paid");
   } catch (error) {
     // The planner keeps a step's price free, but prices may be revised under way. Work that was done is never lost for money.
     if (!(error instanceof CodedError) || error.code !== "BUDGET_EXHAUSTED") throw error;
-    ctx.log.warn({ run: task.runId, task: task.id }, "a step was published unpaid: the budget does not cover it");
+    ctx.log.warn(
+      { run: task.runId, task: task.id },
+      "a step was published unpaid: the budget does not cover it",
+    );
     outcome = await publish("unpaid");
   }
   nudgeRun(ctx, task.runId);
@@ -95,14 +105,27 @@ async function publishVersion(
 ): Promise<SubmissionOutcome> {
   const run = await lockRun(tx, task.runId);
   if (run === null) throw new Error(`run ${task.runId} is gone`);
-  const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.manifest });
+  const fence = await acceptSubmission(tx, {
+    taskId: task.id,
+    attempt: input.attempt,
+    nodeId,
+    packHash: input.manifest,
+  });
   if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
   if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
-  if (input.cpuSeconds !== undefined) await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
+  if (input.cpuSeconds !== undefined)
+    await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
 
   const { checkpoint, step } = publication;
   await storeCheckpoint(tx, run, { taskId: task.id, nodeId, input, checkpoint });
-  if (step !== null) await recordStep(tx, run, { ...publication, step, taskId: task.id, nodeId, metrics: numbersIn(input.metrics) });
+  if (step !== null)
+    await recordStep(tx, run, {
+      ...publication,
+      step,
+      taskId: task.id,
+      nodeId,
+      metrics: numbersIn(input.metrics),
+    });
   await completeTask(tx, task);
   return { kind: "submitted", taskId: task.id, duplicate: false };
 }
@@ -110,7 +133,12 @@ async function publishVersion(
 async function storeCheckpoint(
   tx: Tx,
   run: Run,
-  { taskId, nodeId, input, checkpoint }: { taskId: string; nodeId: string; input: StepInput; checkpoint: SoundCheckpoint },
+  {
+    taskId,
+    nodeId,
+    input,
+    checkpoint,
+  }: { taskId: string; nodeId: string; input: StepInput; checkpoint: SoundCheckpoint },
 ): Promise<void> {
   const { manifest, shards, size } = checkpoint;
   const owner = { organizationId: run.organizationId, runId: run.id };
@@ -140,7 +168,10 @@ async function storeCheckpoint(
   });
   // Only the newest state is ever trained from.
   await tx.packReference.deleteMany({ where: { runId: run.id, kind: "STATE", subject: { not: id } } });
-  await tx.checkpoint.updateMany({ where: { runId: run.id, version: { lt: manifest.version } }, data: { stateHash: null } });
+  await tx.checkpoint.updateMany({
+    where: { runId: run.id, version: { lt: manifest.version } },
+    data: { stateHash: null },
+  });
   await tx.run.update({ where: { id: run.id }, data: { currentVersion: manifest.version } });
   await appendEvents(tx, [
     {
@@ -148,7 +179,13 @@ async function storeCheckpoint(
       organizationId: run.organizationId,
       type: "checkpoint.available",
       subject: toTypeId("ckpt", id),
-      data: { version: manifest.version, parent: manifest.parent, manifest: input.manifest, size, trainer: toTypeId("node", nodeId) },
+      data: {
+        version: manifest.version,
+        parent: manifest.parent,
+        manifest: input.manifest,
+        size,
+        trainer: toTypeId("node", nodeId),
+      },
     },
   ]);
 }
@@ -156,11 +193,20 @@ async function storeCheckpoint(
 async function recordStep(
   tx: Tx,
   run: Run,
-  input: { step: number; taskId: string; nodeId: string; metrics: Record<string, number>; spec: RunSpec; checkpoint: SoundCheckpoint; pay: "paid" | "unpaid" },
+  input: {
+    step: number;
+    taskId: string;
+    nodeId: string;
+    metrics: Record<string, number>;
+    spec: RunSpec;
+    checkpoint: SoundCheckpoint;
+    pay: "paid" | "unpaid";
+  },
 ): Promise<void> {
   const { step, spec } = input;
   const batch = await tx.batch.findUniqueOrThrow({ where: { runId_step: { runId: run.id, step } } });
-  if (batch.state !== "SEALED") throw new CodedError("STATE_CONFLICT", `Batch ${step} is ${batch.state}, not SEALED.`);
+  if (batch.state !== "SEALED")
+    throw new CodedError("STATE_CONFLICT", `Batch ${step} is ${batch.state}, not SEALED.`);
   await tx.batch.update({ where: { id: batch.id }, data: { state: "TRAINED", trainedAt: new Date() } });
   const figures = await batchFigures(tx, batch);
   const version = input.checkpoint.manifest.version;
@@ -217,7 +263,12 @@ async function batchFigures(
   const [sums] = await tx.$queryRaw<{ meanReward: number | null; tokens: number }[]>`
     SELECT avg(r.reward) AS "meanReward", COALESCE(sum(r.tokens) FILTER (WHERE b.signal), 0)::float8 AS tokens
     FROM "BatchGroup" b JOIN "Rollout" r ON r."groupId" = b."groupId" WHERE b."batchId" = ${batch.id}::uuid`;
-  const lags = await tx.batchGroup.groupBy({ by: ["policyLag"], where: { batchId: batch.id }, _count: true, orderBy: { policyLag: "asc" } });
+  const lags = await tx.batchGroup.groupBy({
+    by: ["policyLag"],
+    where: { batchId: batch.id },
+    _count: true,
+    orderBy: { policyLag: "asc" },
+  });
   const groups = lags.reduce((sum, row) => sum + row._count, 0);
   return {
     meanReward: sums?.meanReward ?? null,
@@ -231,17 +282,40 @@ async function batchFigures(
 function numbersIn(metrics: unknown): Record<string, number> {
   if (typeof metrics !== "object" || metrics === null) return {};
   const numbers = Object.entries(metrics).flatMap(([name, value]): [string, number][] =>
-    typeof value === "number" && Number.isFinite(value) && /^[A-Za-z][A-Za-z0-9_]{0,39}$/.test(name) && !reserved.has(name) ? [[name, value]] : [],
+    typeof value === "number" &&
+    Number.isFinite(value) &&
+    /^[A-Za-z][A-Za-z0-9_]{0,39}$/.test(name) &&
+    !reserved.has(name)
+      ? [[name, value]]
+      : [],
   );
   return Object.fromEntries(numbers.slice(0, 64));
 }
 
 /** Names the coordinator gives. */
-const reserved = new Set(["step", "version", "meanReward", "signalGroups", "settledGroups", "lag", "lagMean"]);
+const reserved = new Set([
+  "step",
+  "version",
+  "meanReward",
+  "signalGroups",
+  "settledGroups",
+  "lag",
+  "lagMean",
+]);
 
-async function refuse(ctx: Ctx, { task, nodeId }: SignedSubmission, input: StepInput, message: string): Promise<SubmissionOutcome> {
+async function refuse(
+  ctx: Ctx,
+  { task, nodeId }: SignedSubmission,
+  input: StepInput,
+  message: string,
+): Promise<SubmissionOutcome> {
   const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.manifest });
+    const fence = await acceptSubmission(tx, {
+      taskId: task.id,
+      attempt: input.attempt,
+      nodeId,
+      packHash: input.manifest,
+    });
     if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
@@ -255,6 +329,9 @@ async function refuse(ctx: Ctx, { task, nodeId }: SignedSubmission, input: StepI
 }
 
 async function publicKeyOf(ctx: Ctx, nodeId: string): Promise<string> {
-  const node = await ctx.prisma.node.findUniqueOrThrow({ where: { id: nodeId }, select: { publicKey: true } });
+  const node = await ctx.prisma.node.findUniqueOrThrow({
+    where: { id: nodeId },
+    select: { publicKey: true },
+  });
   return node.publicKey;
 }

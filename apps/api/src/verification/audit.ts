@@ -1,6 +1,7 @@
 import { createCipheriv, createDecipheriv, createHash, createHmac, hkdfSync, randomBytes } from "node:crypto";
 import type { AuditEpoch } from "@muster/db";
 import { newId } from "@muster/protocol";
+import { LRUCache } from "lru-cache";
 import type { Services, Tx } from "../context.ts";
 import type { Loop } from "../loops.ts";
 
@@ -62,10 +63,18 @@ export async function currentEpoch(
   return { number: epoch.number, key: epochKey(services, epoch) };
 }
 
+// A verdict needs its epoch's key; keys never change and a coordinator has few epochs at hand.
+const keys = new LRUCache<string, Uint8Array>({ max: 1000 });
+
 /** The key of a past or present epoch. */
 export async function epochKeyOf(services: Services, runId: string, number: number): Promise<Uint8Array> {
+  const name = `${runId}:${number}`;
+  const known = keys.get(name);
+  if (known !== undefined) return known;
   const epoch = await services.prisma.auditEpoch.findUniqueOrThrow({ where: { runId_number: { runId, number } } });
-  return epochKey(services, epoch);
+  const key = epochKey(services, epoch);
+  keys.set(name, key);
+  return key;
 }
 
 /** Opens the next epoch an hour before the present one closes, so that its key's hash is public before it begins; reveals keys nothing depends on. */

@@ -4,7 +4,7 @@ import type { Tx } from "../context.ts";
 import type { Loop } from "../loops.ts";
 import { specOf } from "../runs/spec.ts";
 import { openTask } from "../tasks/lease.ts";
-import { decidedEvent } from "./decided.ts";
+import { decidedEvents } from "./decided.ts";
 import { recordOutcome } from "./trust.ts";
 
 // A check that cannot run accuses nobody. The group is measured again, on up to two other validators; when that does not
@@ -78,5 +78,5 @@ async function invalidate(tx: Tx, group: Group, spec: RunSpec, reason: string): 
   if (changed.count === 0) return;
   const { runId, nodeId, organizationId } = group;
   await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "INVALID", spec, reason });
-  await decidedEvent(tx, group, "INVALID", reason);
+  await decidedEvents(tx, [group], "INVALID", reason);
 }

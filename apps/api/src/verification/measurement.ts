@@ -8,6 +8,7 @@ import {
   type MeasurementPack,
   newId,
   PackError,
+  type RolloutPack,
   type RunSpec,
   rolloutKey,
   toTypeId,
@@ -15,81 +16,129 @@ import {
 import { type GroupDecision, verifyGroup } from "@muster/verification";
 import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
-import { holdForGroup, payNode } from "../ledger/ledger.ts";
+import { holdForGroups, payNodes } from "../ledger/ledger.ts";
 import { specOf } from "../runs/spec.ts";
-import { acceptSubmission, completeTask, reopenTask } from "../tasks/lease.ts";
-import { openSubmission, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
-import { decidedEvent } from "./decided.ts";
+import { acceptSubmissions, completeTasks, reopenTask } from "../tasks/lease.ts";
+import { openSubmissions, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
 import { epochKeyOf, secretDraws } from "./audit.ts";
+import { decidedEvents } from "./decided.ts";
 import { retryElsewhere } from "./inconclusive.ts";
 import { recordOutcome } from "./trust.ts";
 
 // A validator measures, the coordinator decides: the verdict comes from packages/verification over the worker's pack and the
-// blind measurement, and every number it rests on is stored with it.
+// blind measurement, and every number it rests on is stored with it. Verdicts are applied in sets: a validator measures up to
+// sixteen groups in one prefill, and a transaction for each took longer than the checks themselves.
 
-/** Takes a validator's measurement of one group and issues the verdict. */
-export async function submitMeasurement(ctx: Ctx, input: SubmissionInput): Promise<SubmissionOutcome> {
-  const submission = await openSubmission(ctx, input);
-  const { task, attempt } = submission;
-  if (task.kind !== "VERIFY")
-    throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not VERIFY. Submit its result with the mutation of its kind.`);
-  if (attempt.state === "SUBMITTED" && attempt.packHash === input.pack)
-    return attempt.reason === null
-      ? { kind: "submitted", taskId: task.id, duplicate: true }
-      : { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
+/** Most measurements in one call: what a validator may claim at once. */
+export const maxMeasurements = 16;
 
-  const group = await ctx.prisma.group.findFirstOrThrow({ where: { verifyTaskId: task.id } });
-  const spec = await specOf(ctx.prisma, task.runId, task.revision);
-  const bytes = await ctx.blobs.read(input.pack);
-  const judged = await judge(ctx, group, spec, bytes);
-  if (judged.kind === "refused") return refuse(ctx, submission, input, judged.message);
-
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId: submission.nodeId, packHash: input.pack });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-    if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
-    await storeVerification(tx, submission, input, group, judged.verdict);
-    await decide(tx, { group, spec, verdict: judged.verdict, validatorNodeId: submission.nodeId });
-    await completeTask(tx, fence.task);
-    await payNode(tx, {
-      organizationId: task.organizationId,
-      runId: task.runId,
-      nodeId: submission.nodeId,
-      amount: BigInt(group.tokens) * BigInt(spec.prices.measuredToken),
-      key: `pay:${task.id}`,
-      memo: "Measured group",
-      taskId: task.id,
-    });
-    return { kind: "submitted", taskId: task.id, duplicate: false };
-  });
+/** Takes a validator's measurements, one a group, and issues the verdicts. Outcomes come in the order of the inputs. */
+export async function submitMeasurements(ctx: Ctx, inputs: readonly SubmissionInput[]): Promise<SubmissionOutcome[]> {
+  if (inputs.length === 0 || inputs.length > maxMeasurements)
+    throw new CodedError("INPUT_INVALID", `Submit 1 to ${maxMeasurements} measurements at once.`);
+  if (new Set(inputs.map((input) => input.taskId)).size !== inputs.length)
+    throw new CodedError("INPUT_INVALID", "A task stands twice in one call. Submit each once.");
+  const submissions = await openSubmissions(ctx, inputs);
+  const outcomes = new Map<string, SubmissionOutcome>();
+  const open: Opened[] = [];
+  for (const [i, submission] of submissions.entries()) {
+    const input = inputs[i];
+    const { task } = submission;
+    if (input === undefined) continue;
+    if (task.kind !== "VERIFY")
+      throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not VERIFY. Submit its result with the mutation of its kind.`);
+    // An answered attempt is answered the same again, without judging the pack a second time.
+    const before = answered(submission, input);
+    if (before === undefined) open.push({ submission, input });
+    else outcomes.set(task.id, before);
+  }
+  const judged = await judgeAll(ctx, open);
+  for (const each of judged) {
+    if (each.kind === "refused") outcomes.set(each.submission.task.id, await refuse(ctx, each));
+  }
+  const sound = judged.flatMap((each) => (each.kind === "judged" ? [each] : []));
+  if (sound.length > 0) {
+    for (const outcome of await ctx.prisma.$transaction((tx) => apply(tx, sound), { timeout: 30_000 })) outcomes.set(outcome.taskId, outcome);
+  }
   ctx.bus.publish("events");
-  ctx.bus.publish(`run:${task.runId}`);
-  return outcome;
+  for (const runId of new Set(submissions.map(({ task }) => task.runId))) ctx.bus.publish(`run:${runId}`);
+  if (judged.some((each) => each.kind === "refused" || each.verdict.verdict === "INCONCLUSIVE")) ctx.bus.publish("offers:VERIFY");
+  return submissions.map(({ task }) => {
+    const outcome = outcomes.get(task.id);
+    if (outcome === undefined) throw new Error(`task ${task.id} was submitted and not answered`);
+    return outcome;
+  });
 }
 
-type Judged = { kind: "refused"; message: string } | { kind: "judged"; verdict: GroupDecision };
+type Opened = { readonly submission: SignedSubmission; readonly input: SubmissionInput };
+type Refused = Opened & { readonly kind: "refused"; readonly message: string };
+type JudgedGroup = Opened & {
+  readonly kind: "judged";
+  readonly group: Group;
+  readonly spec: RunSpec;
+  readonly rollouts: readonly { id: string; reward: number }[];
+  readonly verdict: GroupDecision;
+};
 
-async function judge(ctx: Ctx, group: Group, spec: RunSpec, bytes: Uint8Array): Promise<Judged> {
-  let measurement: MeasurementPack;
+function answered({ attempt, task }: SignedSubmission, input: SubmissionInput): SubmissionOutcome | undefined {
+  if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
+  return attempt.reason === null
+    ? { kind: "submitted", taskId: task.id, duplicate: true }
+    : { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
+}
+
+async function judgeAll(ctx: Ctx, open: readonly Opened[]): Promise<(Refused | JudgedGroup)[]> {
+  const groups = await ctx.prisma.group.findMany({
+    where: { verifyTaskId: { in: open.map(({ submission }) => submission.task.id) } },
+    include: { rollouts: { orderBy: { index: "asc" }, select: { id: true, reward: true } } },
+  });
+  const packs = new Map<string, Promise<RolloutPack>>();
+  const packOf = (sha256: string) => {
+    const known = packs.get(sha256) ?? ctx.blobs.read(sha256).then((bytes) => decodeRolloutPack(bytes));
+    packs.set(sha256, known);
+    return known;
+  };
+  return Promise.all(
+    open.map(async ({ submission, input }): Promise<Refused | JudgedGroup> => {
+      const { task } = submission;
+      const found = groups.find((group) => group.verifyTaskId === task.id);
+      // The group was given to another validator, or decided, since this attempt began.
+      if (found === undefined) return { submission, input, kind: "refused", message: "The group is no longer measured by this task." };
+      const { rollouts, ...group } = found;
+      const spec = await specOf(ctx.prisma, task.runId, task.revision);
+      const measurement = await readMeasurement(ctx, input.pack, spec);
+      if (typeof measurement === "string") return { submission, input, kind: "refused", message: measurement };
+      const pack = await packOf(group.packHash);
+      const verdict = await verdictOf(ctx, { group, spec, pack, measurement, rewards: rollouts.map((rollout) => rollout.reward) });
+      if (verdict.measurementFault) return { submission, input, kind: "refused", message: explain(verdict) };
+      return { submission, input, kind: "judged", group, spec, rollouts, verdict };
+    }),
+  );
+}
+
+/** The measurement, or why it does not read. */
+async function readMeasurement(ctx: Ctx, sha256: string, spec: RunSpec): Promise<MeasurementPack | string> {
+  const bytes = await ctx.blobs.read(sha256);
   try {
-    measurement = decodeMeasurementPack(bytes, {
-      bytes: bytes.length,
-      rollouts: spec.generation.groupSize,
-      tokens: spec.model.maxPositions,
-    });
+    return decodeMeasurementPack(bytes, { bytes: bytes.length, rollouts: spec.generation.groupSize, tokens: spec.model.maxPositions });
   } catch (error) {
-    if (error instanceof PackError) return { kind: "refused", message: `The measurement does not read: ${error.message}` };
+    if (error instanceof PackError) return `The measurement does not read: ${error.message}`;
     throw error;
   }
-  const pack = decodeRolloutPack(await ctx.blobs.read(group.packHash));
+}
+
+async function verdictOf(
+  ctx: Ctx,
+  input: { group: Group; spec: RunSpec; pack: RolloutPack; measurement: MeasurementPack; rewards: readonly number[] },
+): Promise<GroupDecision> {
+  const { group, spec, pack, measurement, rewards } = input;
   const rollouts = groupOf(pack, group.index, spec.generation.groupSize);
   const env = environment(spec.environment);
   const example = env.example(Buffer.from(group.exampleSeed, "hex"), "train");
   const prompt = env.tokenizer.encode(example.prompt);
   const task = toTypeId("task", group.taskId);
-  const rewards = await ctx.prisma.rollout.findMany({ where: { groupId: group.id }, orderBy: { index: "asc" }, select: { reward: true } });
   const key = await epochKeyOf(ctx, group.runId, group.epoch);
-  const verdict = verifyGroup({
+  return verifyGroup({
     spec,
     task: {
       policyVersion: group.policyVersion,
@@ -98,13 +147,12 @@ async function judge(ctx: Ctx, group: Group, spec: RunSpec, bytes: Uint8Array): 
       keys: rollouts.map((rollout) => rolloutKey(spec.seed, task, rollout.index)),
       ...(group.blindHash === null ? {} : { blind: group.blindHash }),
       example,
-      rewards: rewards.map((row) => row.reward),
+      rewards,
     },
     rollouts,
     measurement,
     decoyKey: secretDraws(key, group).decoys,
   });
-  return verdict.measurementFault ? { kind: "refused", message: explain(verdict) } : { kind: "judged", verdict };
 }
 
 /** The first check that did not pass, in a sentence. */
@@ -113,38 +161,69 @@ function explain(verdict: GroupDecision): string {
   return telling === undefined ? "" : telling.note === "" ? telling.plain : `${telling.plain} ${telling.note}`;
 }
 
-async function refuse(
-  ctx: Ctx,
-  { task, nodeId }: SignedSubmission,
-  input: SubmissionInput,
-  message: string,
-): Promise<SubmissionOutcome> {
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
+async function refuse(ctx: Ctx, { submission, input, message }: Refused): Promise<SubmissionOutcome> {
+  const { task, nodeId } = submission;
+  return ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
+    const [fence] = await acceptSubmissions(tx, [{ taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack }]);
+    if (fence === undefined || fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
       await reopenTask(tx, fence.task, `measurement refused: ${message}`);
     }
     return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
   });
-  ctx.bus.publish("events");
-  ctx.bus.publish("offers:VERIFY");
-  return outcome;
 }
 
-async function storeVerification(
-  tx: Tx,
-  { task, attempt, nodeId }: SignedSubmission,
-  input: SubmissionInput,
-  group: Group,
-  verdict: GroupDecision,
-): Promise<void> {
-  const owner = { organizationId: task.organizationId, runId: task.runId };
-  await tx.verification.create({
-    data: {
+/** Applies verdicts whose submissions still hold their leases: groups, standing, money and advantages change together or not at all. */
+async function apply(tx: Tx, judged: readonly JudgedGroup[]): Promise<SubmissionOutcome[]> {
+  const fences = await acceptSubmissions(
+    tx,
+    judged.map(({ submission, input }) => ({
+      taskId: submission.task.id,
+      attempt: input.attempt,
+      nodeId: submission.nodeId,
+      packHash: input.pack,
+    })),
+  );
+  const fresh = judged.filter((_, i) => fences[i]?.kind === "fresh");
+  if (fresh.length > 0) {
+    await storeVerifications(tx, fresh);
+    await accept(tx, fresh.filter(({ verdict }) => verdict.verdict === "ACCEPTED"));
+    for (const each of fresh) {
+      if (each.verdict.verdict === "REJECTED") await reject(tx, each);
+      if (each.verdict.verdict === "INCONCLUSIVE")
+        await retryElsewhere(tx, { ...each, validatorNodeId: each.submission.nodeId, note: explain(each.verdict) });
+    }
+    await completeTasks(
+      tx,
+      fresh.map(({ submission }) => submission.task.id),
+    );
+    await payNodes(
+      tx,
+      fresh.map(({ submission: { task, nodeId }, group, spec }) => ({
+        organizationId: task.organizationId,
+        runId: task.runId,
+        nodeId,
+        amount: BigInt(group.tokens) * BigInt(spec.prices.measuredToken),
+        key: `pay:${task.id}`,
+        memo: "Measured group",
+        taskId: task.id,
+      })),
+    );
+  }
+  return judged.map(({ submission: { task } }, i): SubmissionOutcome => {
+    const fence = fences[i];
+    if (fence === undefined || fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
+    return { kind: "submitted", taskId: task.id, duplicate: fence.kind === "duplicate" };
+  });
+}
+
+async function storeVerifications(tx: Tx, judged: readonly JudgedGroup[]): Promise<void> {
+  await tx.verification.createMany({
+    data: judged.map(({ submission: { task, attempt, nodeId }, input, group, verdict }) => ({
       id: newId("verif"),
-      ...owner,
+      organizationId: task.organizationId,
+      runId: task.runId,
       groupId: group.id,
       taskId: task.id,
       validatorNodeId: nodeId,
@@ -155,59 +234,84 @@ async function storeVerification(
       tokens: group.tokens,
       cost: input.cpuSeconds ?? null,
       startedAt: attempt.claimedAt,
-    },
+    })),
   });
   await tx.packReference.createMany({
-    data: [{ ...owner, sha256: input.pack, taskId: task.id, subject: task.id, kind: "MEASUREMENT" }],
+    data: judged.map(({ submission: { task }, input }) => ({
+      organizationId: task.organizationId,
+      runId: task.runId,
+      sha256: input.pack,
+      taskId: task.id,
+      subject: task.id,
+      kind: "MEASUREMENT" as const,
+    })),
     skipDuplicates: true,
   });
 }
 
-/** Applies a verdict to a group that is still being verified; a group decided meanwhile stays as it is. */
-async function decide(
-  tx: Tx,
-  input: { group: Group; spec: RunSpec; verdict: GroupDecision; validatorNodeId: string },
-): Promise<void> {
-  const { group, spec, verdict } = input;
-  switch (verdict.verdict) {
-    case "ACCEPTED":
-      return accept(tx, group, spec);
-    case "REJECTED":
-      return reject(tx, group, spec, explain(verdict));
-    case "INCONCLUSIVE":
-      return retryElsewhere(tx, { group, spec, validatorNodeId: input.validatorNodeId, note: explain(verdict) });
-  }
+async function accept(tx: Tx, judged: readonly JudgedGroup[]): Promise<void> {
+  if (judged.length === 0) return;
+  const changed = await tx.group.updateManyAndReturn({
+    where: { id: { in: judged.map(({ group }) => group.id) }, state: "VERIFYING" },
+    data: { state: "ACCEPTED", acceptance: "AUDITED", advantagesReady: true, decidedAt: new Date() },
+    select: { id: true },
+  });
+  const ids = new Set(changed.map((group) => group.id));
+  const accepted = judged.filter(({ group }) => ids.has(group.id));
+  if (accepted.length === 0) return;
+  await storeAdvantages(tx, accepted);
+  await setFinality(tx, accepted);
+  await holdForGroups(
+    tx,
+    accepted.map(({ group, spec }) => ({
+      organizationId: group.organizationId,
+      runId: group.runId,
+      nodeId: group.nodeId,
+      groupId: group.id,
+      amount: BigInt(group.tokens) * BigInt(spec.prices.generatedToken),
+    })),
+  );
+  await decidedEvents(
+    tx,
+    accepted.map(({ group }) => group),
+    "ACCEPTED",
+    null,
+  );
 }
 
-async function accept(tx: Tx, group: Group, spec: RunSpec): Promise<void> {
-  const changed = await tx.group.updateMany({
-    where: { id: group.id, state: "VERIFYING" },
-    data: { state: "ACCEPTED", acceptance: "AUDITED", advantagesReady: true, decidedAt: new Date() },
+async function storeAdvantages(tx: Tx, accepted: readonly JudgedGroup[]): Promise<void> {
+  const rows = accepted.flatMap(({ rollouts, spec }) => {
+    const advantages = groupAdvantages(
+      rollouts.map((rollout) => rollout.reward),
+      spec.training.advantageEpsilon,
+    );
+    return rollouts.map(({ id }, i) => ({ id, advantage: advantages[i] ?? 0 }));
   });
-  if (changed.count === 0) return;
-  const rollouts = await tx.rollout.findMany({ where: { groupId: group.id }, orderBy: { index: "asc" }, select: { id: true, reward: true } });
-  const advantages = groupAdvantages(
-    rollouts.map((rollout) => rollout.reward),
-    spec.training.advantageEpsilon,
-  );
   await tx.$executeRaw`
     UPDATE "Rollout" r SET advantage = v.advantage
-    FROM unnest(${rollouts.map((rollout) => rollout.id)}::uuid[], ${advantages}::float8[]) AS v(id, advantage) WHERE r.id = v.id`;
-  const { runId, nodeId, organizationId } = group;
-  const trust = await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "ACCEPTED", spec });
-  // Final only once the node has shown as many audited-valid groups again as make a lucky miss unlikely.
-  await tx.group.update({ where: { id: group.id }, data: { finalAfter: trust.accepted + Math.ceil(3 / group.auditRate) } });
-  await holdForGroup(tx, {
-    organizationId: group.organizationId,
-    runId: group.runId,
-    nodeId: group.nodeId,
-    groupId: group.id,
-    amount: BigInt(group.tokens) * BigInt(spec.prices.generatedToken),
-  });
-  await decidedEvent(tx, group, "ACCEPTED", null);
+    FROM unnest(${rows.map((row) => row.id)}::uuid[], ${rows.map((row) => row.advantage)}::float8[]) AS v(id, advantage) WHERE r.id = v.id`;
 }
 
-async function reject(tx: Tx, group: Group, spec: RunSpec, reason: string): Promise<void> {
+/** Counts the groups for their nodes. A group is final only once its node has shown as many audited-valid ones again as make a lucky miss unlikely. */
+async function setFinality(tx: Tx, accepted: readonly JudgedGroup[]): Promise<void> {
+  const finality: { id: string; after: number }[] = [];
+  // In the order of their ids: two batches lock the standings of the same nodes in the same order.
+  for (const nodeId of [...new Set(accepted.map(({ group }) => group.nodeId))].sort()) {
+    const own = accepted.filter(({ group }) => group.nodeId === nodeId);
+    const [first] = own;
+    if (first === undefined) continue;
+    const { runId, organizationId } = first.group;
+    const trust = await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "ACCEPTED", count: own.length, spec: first.spec });
+    const before = trust.accepted - own.length;
+    for (const [i, { group }] of own.entries()) finality.push({ id: group.id, after: before + i + 1 + Math.ceil(3 / group.auditRate) });
+  }
+  await tx.$executeRaw`
+    UPDATE "Group" g SET "finalAfter" = v.after
+    FROM unnest(${finality.map((row) => row.id)}::uuid[], ${finality.map((row) => row.after)}::int[]) AS v(id, after) WHERE g.id = v.id`;
+}
+
+async function reject(tx: Tx, { group, spec, verdict }: JudgedGroup): Promise<void> {
+  const reason = explain(verdict);
   const changed = await tx.group.updateMany({
     where: { id: group.id, state: "VERIFYING" },
     data: { state: "REJECTED", reason, decidedAt: new Date() },
@@ -215,5 +319,5 @@ async function reject(tx: Tx, group: Group, spec: RunSpec, reason: string): Prom
   if (changed.count === 0) return;
   const { runId, nodeId, organizationId } = group;
   await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "REJECTED", spec, reason });
-  await decidedEvent(tx, group, "REJECTED", reason);
+  await decidedEvents(tx, [group], "REJECTED", reason);
 }

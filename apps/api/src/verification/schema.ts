@@ -6,7 +6,7 @@ import { maySeeGroup } from "../rollouts/schema.ts";
 import { Run } from "../runs/schema.ts";
 import { SubmissionResult, SubmitPackInput, submissionInput, submissionResult } from "../tasks/schema.ts";
 import { revealedKey } from "./audit.ts";
-import { submitMeasurement } from "./measurement.ts";
+import { maxMeasurements, submitMeasurements } from "./measurement.ts";
 
 const VerdictEnum = builder.enumType(Verdict, { name: "Verdict" });
 const CheckVerdictEnum = builder.enumType("CheckVerdict", { values: ["PASS", "FAIL", "INCONCLUSIVE"] as const });
@@ -76,15 +76,33 @@ builder.prismaObjectFields(Run, (t) => ({
   auditEpochs: t.relation("auditEpochs", { query: { orderBy: { number: "asc" } } }),
 }));
 
-builder.mutationField("submitMeasurement", (t) =>
-  t.field({
+const SubmitMeasurementsInput = builder.inputType("SubmitMeasurementsInput", {
+  fields: (t) => ({ submissions: t.field({ type: [SubmitPackInput], description: `1 to ${maxMeasurements}.` }) }),
+});
+
+builder.mutationFields((t) => ({
+  submitMeasurement: t.field({
     type: SubmissionResult,
     description: "Hands in the blind measurement of a VERIFY task.",
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
-    resolve: async (_root, { input }, ctx) => submissionResult(ctx, await submitMeasurement(ctx, submissionInput(input))),
+    resolve: async (_root, { input }, ctx) => {
+      const [outcome] = await submitMeasurements(ctx, [submissionInput(input)]);
+      if (outcome === undefined) throw new Error("one measurement in, one outcome out");
+      return submissionResult(ctx, outcome);
+    },
   }),
-);
+  submitMeasurements: t.field({
+    type: [SubmissionResult],
+    description: "Hands in the measurements of several VERIFY tasks; results come in their order.",
+    authScopes: { node: true },
+    args: { input: t.arg({ type: SubmitMeasurementsInput }) },
+    resolve: async (_root, { input }, ctx) => {
+      const outcomes = await submitMeasurements(ctx, input.submissions.map(submissionInput));
+      return Promise.all(outcomes.map((outcome) => submissionResult(ctx, outcome)));
+    },
+  }),
+}));
 
 /** A verdict stored by an older version may name a check that is gone. */
 function described(id: CheckId) {

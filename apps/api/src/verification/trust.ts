@@ -34,31 +34,31 @@ export async function joinRun(tx: Tx, input: { runId: string; nodeId: string; or
 }
 
 /**
- * Moves a node's standing after one decided group and returns it. A failure sends it back to full audits; the third quarantines it:
+ * Moves a node's standing after decided groups (`count`, 1 unless said) and returns it; the node has joined the run. A failure sends it back to full audits; the third quarantines it:
  * its live attempts are cancelled, what it has submitted is still judged.
  */
 export async function recordOutcome(
   tx: Tx,
-  input: { runId: string; nodeId: string; organizationId: string; outcome: Outcome; spec: RunSpec; reason?: string },
+  input: { runId: string; nodeId: string; organizationId: string; outcome: Outcome; count?: number; spec: RunSpec; reason?: string },
 ) {
-  const { runId, nodeId, organizationId, outcome, spec } = input;
-  await joinRun(tx, { runId, nodeId, organizationId, auditRate: spec.verification.audit.rate });
+  const { runId, nodeId, organizationId, outcome, count = 1, spec } = input;
   // Locked, because two groups of one node may be decided at once and both count.
   const [before] = await tx.$queryRaw<{ auditedValid: number; state: string }[]>`
     SELECT "auditedValid", state::text FROM "NodeTrust" WHERE "runId" = ${runId}::uuid AND "nodeId" = ${nodeId}::uuid FOR UPDATE`;
   const key = { runId_nodeId: { runId, nodeId } };
   const valid = outcome === "ACCEPTED";
   const failed = outcome === "REJECTED" || outcome === "REFUSED";
-  const auditedValid = valid ? (before?.auditedValid ?? 0) + 1 : 0;
+  const auditedValid = valid ? (before?.auditedValid ?? 0) + count : 0;
   const trusted = auditedValid >= probationGroups(spec.verification.audit);
   const after = await tx.nodeTrust.update({
     where: key,
     data: {
       auditedValid,
-      accepted: { increment: valid ? 1 : 0 },
-      rejected: { increment: failed ? 1 : 0 },
-      invalid: { increment: outcome === "INVALID" ? 1 : 0 },
-      invalidStreak: outcome === "INVALID" ? { increment: 1 } : valid ? 0 : {},
+      accepted: { increment: valid ? count : 0 },
+      rejected: { increment: failed ? count : 0 },
+      invalid: { increment: outcome === "INVALID" ? count : 0 },
+      ...(outcome === "INVALID" ? { invalidStreak: { increment: 1 } } : {}),
+      ...(valid ? { invalidStreak: 0 } : {}),
       auditRate: spec.verification.audit.rate,
       ...(before?.state === "PROBATION" || before?.state === "TRUSTED" ? { state: trusted ? "TRUSTED" : "PROBATION" } : {}),
     },

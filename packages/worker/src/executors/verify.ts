@@ -10,9 +10,12 @@ export function verifyExecutor(): Executor<"VERIFY"> {
     async execute(ctx, assignments) {
       const outcomes = new Map<Assignment<"VERIFY">, Outcome>();
       const together = new Map<string, Blind[]>();
-      for (const assignment of assignments) {
+      const fetched = await Promise.allSettled(assignments.map((assignment) => fetchBlind(ctx, assignment)));
+      for (const [i, assignment] of assignments.entries()) {
         try {
-          const blind = await fetchBlind(ctx, assignment);
+          const found = fetched[i];
+          if (found?.status !== "fulfilled") throw found?.reason;
+          const blind = found.value;
           const { manifest, sampling, form, topK } = blind.header;
           const same = canonicalJson({ manifest, sampling, form, topK });
           together.set(same, [...(together.get(same) ?? []), { assignment, blind }]);
