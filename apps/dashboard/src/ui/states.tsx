@@ -1,0 +1,192 @@
+"use client";
+
+import { RotateCw } from "lucide-react";
+import Link from "next/link";
+import { type ReactNode, useEffect, useState } from "react";
+import type { Failure } from "../graphql/failure.ts";
+import { Button, buttonClass } from "./button.tsx";
+import { CopyButton } from "./copy.tsx";
+
+// The ways a panel can have nothing to show. Each is designed once; a panel that fails leaves the rest of the page alone.
+
+/** One sentence why, and the one next action. */
+export function Empty({
+  title,
+  children,
+  action,
+}: {
+  title: string;
+  children?: ReactNode;
+  action?: ReactNode;
+}) {
+  return (
+    <Message title={title} action={action}>
+      {children}
+    </Message>
+  );
+}
+
+/**
+ * A failed query: what it means for this page, and what can be done.
+ * @param props.page the whole page failed, so the title is its heading.
+ */
+export function Failed(props: { failure: Failure; retry?: () => void; what: string; page?: boolean }) {
+  const { failure, retry, what, page = false } = props;
+  switch (failure.kind) {
+    case "signed-out":
+      return (
+        <Message page={page} title="You are signed out" action={<SignInLink />}>
+          {failure.message}
+        </Message>
+      );
+    case "no-access":
+      return (
+        <Message
+          page={page}
+          title={`You may not see ${what}`}
+          action={<SignInLink label="Sign in as somebody else" />}
+        >
+          {failure.message} An owner of the organization can grant it.
+        </Message>
+      );
+    case "not-found":
+      return <NotFound what={what} page={page} />;
+    case "unreachable":
+      return (
+        <Message alert page={page} title="The coordinator does not answer" action={<Retry retry={retry} />}>
+          Is it running? <code className="font-mono">npm start</code> starts it;{" "}
+          <code className="font-mono">npm run muster -- doctor</code> says what is missing.
+        </Message>
+      );
+    case "failed":
+      return (
+        <Message
+          alert
+          page={page}
+          title={`Could not load ${what}`}
+          action={
+            <>
+              <Retry retry={retry} />
+              <CopyButton
+                label="Copy details"
+                text={JSON.stringify({
+                  what,
+                  code: failure.code,
+                  message: failure.message,
+                  requestId: failure.requestId ?? null,
+                })}
+              />
+            </>
+          }
+        >
+          {failure.message}{" "}
+          <span className="text-subtle">
+            {failure.code}
+            {failure.requestId === undefined ? "" : `, request ${failure.requestId}`}
+          </span>
+        </Message>
+      );
+  }
+}
+
+export function NotFound({ what, page = false }: { what: string; page?: boolean }) {
+  return (
+    <Message
+      page={page}
+      title={`There is no ${what.replace(/^(this|the) /, "")} here`}
+      action={
+        <Link className={buttonClass()} href="/runs">
+          All runs
+        </Link>
+      }
+    >
+      It does not exist, or you may not see it. Check the address and who you are signed in as.
+    </Message>
+  );
+}
+
+/** Data that is shown although something of it failed or is old. */
+export function Partial({ children, retry }: { children: ReactNode; retry?: () => void }) {
+  return (
+    <p
+      role="status"
+      className="flex items-center gap-2 rounded-control bg-pending-soft px-2 py-1 text-table text-on-pending-soft"
+    >
+      <span className="min-w-0 flex-1">{children}</span>
+      {retry ? (
+        <button type="button" className="font-medium underline underline-offset-2" onClick={retry}>
+          Retry
+        </button>
+      ) : null}
+    </p>
+  );
+}
+
+/** A skeleton with the layout of what will stand there: rows of a table, or a block. Says so after eight seconds. */
+export function Loading({ what, rows = 0, height }: { what: string; rows?: number; height?: number }) {
+  const slow = useSlow(8_000);
+  return (
+    <div role="status" aria-label={`Loading ${what}`} aria-busy="true">
+      {rows > 0 ? (
+        <div className="divide-y divide-line border-y border-line">
+          {Array.from({ length: rows }, (_, row) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: placeholders have no identity
+            <div key={row} className="flex h-8 items-center gap-4">
+              <div className="skeleton h-3 w-16" />
+              <div className="skeleton h-3 flex-1" />
+              <div className="skeleton h-3 w-24" />
+            </div>
+          ))}
+        </div>
+      ) : (
+        <div className="skeleton" style={{ height: height ?? 96 }} />
+      )}
+      {slow ? <p className="mt-2 text-table text-subtle">Still loading {what} …</p> : null}
+    </div>
+  );
+}
+
+function Message(props: {
+  title: string;
+  children?: ReactNode;
+  action?: ReactNode;
+  alert?: boolean;
+  page?: boolean;
+}) {
+  const Title = props.page ? "h1" : "p";
+  return (
+    <div role={props.alert ? "alert" : undefined} className="max-w-[72ch] py-6">
+      <Title className="text-strong font-medium">{props.title}</Title>
+      {props.children ? <div className="mt-1 text-muted">{props.children}</div> : null}
+      {props.action ? <div className="mt-3 flex flex-wrap gap-2">{props.action}</div> : null}
+    </div>
+  );
+}
+
+function Retry({ retry }: { retry: (() => void) | undefined }) {
+  if (retry === undefined) return null;
+  return (
+    <Button onClick={retry}>
+      <RotateCw size={14} aria-hidden /> Retry
+    </Button>
+  );
+}
+
+function SignInLink({ label = "Sign in" }: { label?: string }) {
+  const [next, setNext] = useState("");
+  useEffect(() => setNext(`?next=${encodeURIComponent(location.pathname + location.search)}`), []);
+  return (
+    <Link className={buttonClass({ tone: "primary" })} href={`/sign-in${next}`}>
+      {label}
+    </Link>
+  );
+}
+
+function useSlow(after: number): boolean {
+  const [slow, setSlow] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setSlow(true), after);
+    return () => clearTimeout(timer);
+  }, [after]);
+  return slow;
+}

@@ -1,0 +1,26 @@
+import { expect, test } from "./fixtures.ts";
+
+test("a rollout shows its prompt, output, reward and every check with its numbers", async ({
+  page,
+  finished,
+}) => {
+  await page.goto(`/runs/${finished.id}?tab=rollouts&state=ACCEPTED`);
+  const table = page.getByRole("table", { name: "Rollouts" });
+  await expect(table.getByRole("row").nth(1)).toContainText("Accepted");
+  await table
+    .getByRole("link", { name: /^Rollout rollout_/ })
+    .first()
+    .click();
+  await page.waitForURL(/\/rollouts\/rollout_/);
+
+  await expect(page.getByRole("region", { name: "Prompt" })).toContainText(/^Prompt.*\d+=/s);
+  await expect(page.getByRole("region", { name: "Output", exact: true })).toBeVisible();
+  const checks = page.getByRole("article", { name: /^Verification verif_/ });
+  for (const title of ["Activations", "Decoys", "Sampling", "Log-probabilities", "Reward"]) {
+    const check = checks.getByRole("listitem", { name: `${title}: Passed` });
+    await expect(check).toBeVisible();
+    for (const number of ["Observed", "Expected", "Threshold"])
+      await expect(check.getByRole("term").filter({ hasText: number })).toBeVisible();
+    await expect(check).toContainText("Cannot catch:");
+  }
+});
