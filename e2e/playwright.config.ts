@@ -23,6 +23,7 @@ export default defineConfig<object, InstallationChoice>({
     ["json", { outputFile: process.env.PLAYWRIGHT_JSON_OUTPUT_FILE ?? join(results, "playwright.json") }],
   ],
   use: {
+    actionTimeout: 20_000,
     viewport: { width: 1440, height: 900 },
     trace: "retain-on-failure",
     screenshot: "only-on-failure",

@@ -1,5 +1,5 @@
 import { createClient } from "@muster/sdk";
-import type { Page } from "@playwright/test";
+import type { Locator, Page } from "@playwright/test";
 import { expect, test } from "./fixtures.ts";
 
 const steps = 8;
@@ -10,9 +10,10 @@ test("a run made in the form is worked on, and its curve rises without a reload"
 }) => {
   await page.goto("/runs/new");
   await page.getByLabel("Name", { exact: true }).fill("Made by hand");
-  await page.getByRole("region", { name: "Limits" }).getByLabel("Steps", { exact: true }).fill(String(steps));
+  await part(page, "Limits").getByLabel("Steps", { exact: true }).fill(String(steps));
+  // What no longer fits is said at once, and its part of the form opens by itself.
   await expect(page.getByRole("alert").filter({ hasText: "evaluation.versions" })).toBeVisible();
-  const evaluation = page.getByRole("region", { name: "Evaluation" });
+  const evaluation = part(page, "Evaluation");
   await evaluation.getByLabel("Versions", { exact: true }).fill(`0, ${steps}`);
   await evaluation.getByLabel("Examples", { exact: true }).fill("128");
   await expect(page.getByText("The spec is valid.")).toBeVisible();
@@ -50,6 +51,11 @@ test("a run made in the form is worked on, and its curve rises without a reload"
   // The other coordinator, where there is one, told the same story in the same order.
   expect(await events.stepsTold(steps)).toEqual(Array.from({ length: steps }, (_, i) => i + 1));
 });
+
+/** A part of the form, by its heading. */
+function part(page: Page, name: string): Locator {
+  return page.getByRole("group").filter({ has: page.getByRole("heading", { name, level: 2 }) });
+}
 
 /** The reward of each step as the chart's table shows it, oldest first. */
 async function rewards(page: Page): Promise<number[]> {

@@ -21,6 +21,6 @@ test("a rollout shows its prompt, output, reward and every check with its number
     await expect(check).toBeVisible();
     for (const number of ["Observed", "Expected", "Threshold"])
       await expect(check.getByRole("term").filter({ hasText: number })).toBeVisible();
-    await expect(check).toContainText("Cannot catch:");
+    await expect(check).toContainText("What it cannot catch.");
   }
 });

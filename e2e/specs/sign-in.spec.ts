@@ -9,7 +9,7 @@ test("the link that `muster up` prints signs its owner in", async ({ page }) => 
   await page.waitForURL("**/runs");
   await expect(page.getByRole("heading", { name: "Runs", level: 1 })).toBeVisible();
   await page.getByRole("button", { name: /^Account: / }).click();
-  await expect(page.getByText("you@localhost")).toBeVisible();
+  await expect(page.getByText("you@muster.localhost")).toBeVisible();
 });
 
 test("a link asked for on the page stands in the coordinator's log and works once", async ({
@@ -20,7 +20,7 @@ test("a link asked for on the page stands in the coordinator's log and works onc
   const page = await first.newPage();
   await page.goto(`${installation.dashboardUrl}/runs`);
   await page.waitForURL("**/sign-in?next=%2Fruns");
-  await page.getByLabel("E-mail").fill("you@localhost");
+  await page.getByLabel("E-mail").fill("you@muster.localhost");
   await page.getByRole("button", { name: "Send sign-in link" }).click();
   await expect(page.getByText("is on its way")).toBeVisible();
   const log = await readFile(join(installation.stateDir, "logs", "api.log"), "utf8");

@@ -62,6 +62,10 @@ export async function startServer(
     applicationName: "muster api",
     log: (message) => log.warn(message),
   });
+  // A connection that breaks while it is used fails its query as well; unheard, the event would end the process.
+  db.pool.on("connect", (client) =>
+    client.on("error", (error) => log.warn({ err: error }, "a database connection broke")),
+  );
   const server = createServer();
   let bus: Bus | undefined;
   try {

@@ -157,8 +157,6 @@ describe("the sequencer", () => {
       [stream],
     );
     await until(async () => (await server.prisma.eventStream.findUnique({ where: { stream } }))?.head === 1n);
-    // What "within 50 ms" rests on; a shared machine's clock would only test the machine.
-    expect(sequencerLoop.everyMs * 1.1).toBeLessThanOrEqual(50);
   });
 
   test("ten callers at once on 5,000 events number each once", async () => {
@@ -388,9 +386,8 @@ describe("the subscription", () => {
     expect(await codeOf("task_01h455vb4pex5vsknk084sn02q", organization.owner)).toBe("INPUT_INVALID");
   });
 
-  test("a thousand batches for a hundred equal subscriptions are executed once each", async () => {
+  test("a batch is executed once for a hundred equal subscriptions, wherever each of them began", async () => {
     const run = await newRun();
-    const before = await executions();
     const one = server.client(organization.owner);
     const iterators = upTo(100).map((i) =>
       one.iterate<Message>({
@@ -398,19 +395,14 @@ describe("the subscription", () => {
         variables: { stream: run.typeId, after: i % 2 === 0 ? "0" : undefined },
       }),
     );
+    // Each one's first message says that it is live, and is its own.
+    await Promise.all(iterators.map((iterator) => iterator.next()));
+    const before = await executions();
     const counts = iterators.map(async (iterator) => {
       let n = 0;
-      for await (const { data } of iterator) {
-        n += data?.events.events.length ?? 0;
-        if (n >= 200) break;
-      }
+      while (n < 200) n += (await iterator.next()).value?.data?.events.events.length ?? 0;
       return n;
     });
-    await until(async () =>
-      (await server.services.metrics.registry.getSingleMetricAsString("muster_subscriptions")).includes(
-        " 100",
-      ),
-    );
     for (let n = 1; n <= 200; n += 20) {
       await append(run.stream, n, 20);
       await until(
@@ -420,8 +412,9 @@ describe("the subscription", () => {
       );
     }
     expect(await Promise.all(counts)).toEqual(upTo(100).map(() => 200));
-    // One for each subscriber's first message, and one for each live batch (two variables' forms); not a hundred for each.
-    expect((await executions()) - before).toBeLessThan(100 + 2 * 15);
+    // Ten batches at most, and a heartbeat or two, each in the two forms of the variables: not a hundred for each.
+    expect((await executions()) - before).toBeLessThan(60);
+    for (const iterator of iterators) await iterator.return?.();
   });
 });
 

@@ -4,6 +4,7 @@ import { toTypeId } from "@muster/protocol";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { appendEvents } from "../src/events/append.ts";
+import { asCoded } from "../src/graphql/errors.ts";
 import { createLogger } from "../src/log.ts";
 import {
   type Caller,
@@ -373,6 +374,21 @@ describe("the process", () => {
     const metrics = await (await fetch(`${server.url}/metrics`)).text();
     expect(metrics).toMatch(/muster_http_request_seconds_count\{route="\/graphql",status="200"\} [1-9]/);
     expect(metrics).toMatch(/muster_graphql_operations_total\{kind="query",outcome="ok"\} [1-9]/);
+  });
+
+  test("a database connection cut in the middle of its work is told as NOT_READY, and the server goes on", async () => {
+    for (const cut of [
+      () => server.prisma.$transaction((tx) => tx.$queryRaw`SELECT pg_terminate_backend(pg_backend_pid())`),
+      () => server.services.db.pool.query("SELECT pg_terminate_backend(pg_backend_pid())"),
+    ]) {
+      const error = await cut().then(
+        () => undefined,
+        (failure: unknown) => failure,
+      );
+      expect(asCoded(error)).toMatchObject({ code: "NOT_READY", retryable: true });
+    }
+    await until(async () => (await server.graphql("{ health { startedAt } }")).errors === undefined);
+    expect((await fetch(`${server.url}/readyz`)).status).toBe(200);
   });
 
   test("metrics behind a proxy need the operator's token", async () => {

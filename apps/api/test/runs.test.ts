@@ -5,7 +5,7 @@ import {
   toTypeId,
   trainPayloadSchema,
 } from "@muster/protocol";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { budgetAvailable } from "../src/ledger/ledger.ts";
 import { createRun, fundRun, reviseRun } from "../src/runs/create-run.ts";
 import { cancelRun, pauseRun, resumeRun, runTransitions } from "../src/runs/lifecycle.ts";
@@ -523,6 +523,9 @@ describe("planning", () => {
 
   test("the loop plans the run that was nudged", async () => {
     const [nudged, other] = [await startRun(server), await startRun(server)];
+    // The clock stands still: a second later every run would be planned.
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() });
+    onTestFinished(() => void vi.useRealTimers());
     await plannerLoop.run(server.ctx(), { topics: new Set(), signal: new AbortController().signal });
     for (const run of [nudged, other])
       await server.prisma.run.update({ where: { id: run.id }, data: { deadlineAt: new Date(0) } });

@@ -1,6 +1,5 @@
 import { demoRunSpec, parseRunSpec, runSpecSchema } from "@muster/protocol";
 import { expect, test } from "vitest";
-import { z } from "zod";
 import { costBound } from "../src/features/runs/spec-cost.ts";
 import {
   issuesAt,
@@ -15,7 +14,7 @@ import {
   withValueAt,
 } from "../src/features/runs/spec-schema.ts";
 
-const schema = z.toJSONSchema(runSpecSchema, { io: "input" });
+const schema = runSpecSchema.toJSONSchema({ io: "input" });
 const demo: Record<string, unknown> = { ...demoRunSpec() };
 const form = sectionOf(schema, demo);
 

@@ -4,6 +4,7 @@ export { type Exit, exitCodes } from "./exit-codes.ts";
 export { Failure } from "./failure.ts";
 export {
   type CheckOptions,
+  checkDatabase,
   checkInvariants,
   type InvariantReport,
   type InvariantResult,

@@ -48,6 +48,8 @@ export function openDatabase(url: string, options: OpenDatabaseOptions = {}): Da
   });
   // Without a listener a restart of the server would end the process.
   pool.on("error", (error) => log(`An idle database connection broke: ${messageOf(error)}`));
+  // The pool hears idle ones only. One that breaks in use fails its query too, which is where that is handled.
+  pool.on("connect", (client) => client.on("error", () => {}));
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
   let closed: Promise<void> | undefined;
   const close = (): Promise<void> => {

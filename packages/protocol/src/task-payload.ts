@@ -47,7 +47,11 @@ export const trainPayloadSchema = z.strictObject({
   manifest: sha256,
   state: sha256,
   batch: sha256,
+  /** Manifest of version 0, which the KL term is measured against; null without one. */
+  reference: sha256.nullable(),
   training: trainingSpecSchema,
+  /** At which the rollouts were sampled: log-probabilities are those of logits / temperature. */
+  temperature: z.number().positive(),
 });
 
 /** One completion for each held-out prompt, seeded by `eval:<suite>` so that versions are paired. */

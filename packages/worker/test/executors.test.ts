@@ -210,7 +210,7 @@ test("VERIFY measures several groups at once, blind, and finds an honest worker'
 const train = (step: number, from: { manifest: string; state: string }) =>
   coordinator.add(
     "TRAIN",
-    { step, totalSteps: 10, version: step, ...from, batch, training },
+    { step, totalSteps: 10, version: step, ...from, batch, reference: null, training, temperature: 1 },
     { manifest: from.manifest, policyVersion: step },
   );
 

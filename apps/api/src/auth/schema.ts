@@ -62,6 +62,10 @@ const Health = builder.objectRef<{ startedAt: Date }>("Health").implement({
     version: t.string({ resolve: () => "0.1.0" }),
     serverTime: t.field({ type: "DateTime", resolve: () => new Date() }),
     startedAt: t.expose("startedAt", { type: "DateTime" }),
+    dashboardUrl: t.string({
+      description: "Where people look at what happens here.",
+      resolve: (_health, _args, { config }) => config.dashboardUrl,
+    }),
   }),
 });
 

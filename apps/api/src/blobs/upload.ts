@@ -94,62 +94,73 @@ async function permitAttempt(
   by: { taskId: string; attempt: number; kind: PackKind },
 ): Promise<Permit> {
   const { actor, config } = ctx;
-  if (actor.kind !== "node")
+  if (actor.kind !== "node") {
     throw new CodedError(
       "FORBIDDEN",
       "Blobs of a task are sent by the node that holds it. Register the node and claim the task.",
     );
-  const attempt = await ctx.prisma.attempt.findUnique({
-    where: { taskId_number: { taskId: by.taskId, number: by.attempt } },
-    select: {
-      id: true,
-      nodeId: true,
-      state: true,
-      number: true,
-      task: { select: { kind: true, attempt: true } },
-    },
-  });
-  // Somebody else's attempt is answered like one that does not exist.
-  if (attempt === null || attempt.nodeId !== actor.nodeId) throw notFound("The attempt");
-  const { task } = attempt;
-  // SUBMITTED too: the answer to the first PUT or submission may have been lost.
-  const holds =
-    attempt.state === "LIVE" ||
-    ((attempt.state === "EXPIRED" || attempt.state === "SUBMITTED") && task.attempt === attempt.number);
-  if (!holds)
-    throw new CodedError(
-      "LEASE_LOST",
-      `The attempt is ${attempt.state} and the task is no longer this node's. Drop the work and claim again.`,
-    );
-  if (!kindsOf[task.kind].includes(by.kind)) {
-    throw new CodedError(
-      "INPUT_INVALID",
-      `A ${task.kind} task leaves ${kindsOf[task.kind].join(", ")}, not ${by.kind}.`,
-    );
   }
   assertSize(upload.size, by.kind, config);
   const quota = shares[by.kind].attempt * config.maxPackBytes;
-  // Reserved before the first byte, in one statement: many uploads at once cannot pass the quota together.
-  const { rowCount } = await ctx.db.pool.query(
-    'UPDATE "Attempt" SET "uploaded" = "uploaded" + $2::bigint WHERE "id" = $1 AND "uploaded" + $2::bigint <= $3::bigint',
-    [attempt.id, upload.size, quota],
-  );
-  if (!rowCount)
-    throw new CodedError(
-      "BLOB_QUOTA_EXCEEDED",
-      `An attempt may upload ${quota} bytes in all, and this one has used them. Release the task.`,
-    );
+  // Permitted and reserved in one statement before the first byte: many uploads at once cannot pass the quota together.
+  // SUBMITTED too, because the answer to the first PUT or submission may have been lost.
+  const { rows } = await ctx.db.pool.query<{ id: string }>({
+    name: "reserve-upload",
+    text: `UPDATE "Attempt" a SET "uploaded" = a."uploaded" + $4::bigint FROM "Task" t
+           WHERE t."id" = a."taskId" AND a."taskId" = $1 AND a."number" = $2 AND a."nodeId" = $3
+             AND (a."state" = 'LIVE' OR (a."state" IN ('EXPIRED', 'SUBMITTED') AND t."attempt" = a."number"))
+             AND t."kind"::text = ANY($5) AND a."uploaded" + $4::bigint <= $6::bigint
+           RETURNING a."id"`,
+    values: [by.taskId, by.attempt, actor.nodeId, upload.size, makersOf(by.kind), quota],
+  });
+  const attemptId = rows[0]?.id ?? (await refuseAttempt(ctx, actor.nodeId, by, quota));
   return {
     kind: by.kind,
-    attemptId: attempt.id,
+    attemptId,
     done: async () => {},
     refund: async () => {
       await ctx.db.pool.query(
         'UPDATE "Attempt" SET "uploaded" = greatest(0, "uploaded" - $2::bigint) WHERE "id" = $1',
-        [attempt.id, upload.size],
+        [attemptId, upload.size],
       );
     },
   };
+}
+
+/** Says why an attempt may not upload. */
+async function refuseAttempt(
+  ctx: Ctx,
+  nodeId: string,
+  by: { taskId: string; attempt: number; kind: PackKind },
+  quota: number,
+): Promise<never> {
+  const attempt = await ctx.prisma.attempt.findUnique({
+    where: { taskId_number: { taskId: by.taskId, number: by.attempt } },
+    select: { nodeId: true, state: true, number: true, task: { select: { kind: true, attempt: true } } },
+  });
+  // Somebody else's attempt is answered like one that does not exist.
+  if (attempt === null || attempt.nodeId !== nodeId) throw notFound("The attempt");
+  const { task, state, number } = attempt;
+  const late = (state === "EXPIRED" || state === "SUBMITTED") && task.attempt === number;
+  if (state !== "LIVE" && !late) {
+    throw new CodedError(
+      "LEASE_LOST",
+      `The attempt is ${state} and the task is no longer this node's. Drop the work and claim again.`,
+    );
+  }
+  if (!kindsOf[task.kind].includes(by.kind)) {
+    const kinds = kindsOf[task.kind].join(", ");
+    throw new CodedError("INPUT_INVALID", `A ${task.kind} task leaves ${kinds}, not ${by.kind}.`);
+  }
+  throw new CodedError(
+    "BLOB_QUOTA_EXCEEDED",
+    `An attempt may upload ${quota} bytes in all, and this one has used them. Release the task.`,
+  );
+}
+
+/** The kinds of task that leave such a blob. */
+function makersOf(kind: PackKind): string[] {
+  return Object.entries(kindsOf).flatMap(([task, kinds]) => (kinds.includes(kind) ? [task] : []));
 }
 
 async function permitGrant(ctx: Ctx, upload: Upload, grantId: string): Promise<Permit> {

@@ -1,7 +1,7 @@
 import { ProtocolError } from "@muster/protocol";
 import { GraphQLError } from "graphql";
 import type { Logger } from "pino";
-import { ZodError } from "zod";
+import { ZodError, z } from "zod";
 import { CodedError, errorTable } from "../errors.ts";
 
 /**
@@ -16,6 +16,7 @@ export function publicError(
   const cause = rootOf(error);
   const coded = asCoded(cause);
   if (coded !== undefined) {
+    if (coded.code === "NOT_READY") log.warn({ err: cause, requestId }, "a request could not be served now");
     return wrap(coded.message, at, {
       ...coded.details,
       code: coded.code,
@@ -52,8 +53,61 @@ export function asCoded(error: unknown): CodedError | undefined {
       details: { issues },
     });
   }
+  if (isDatabaseAway(error)) {
+    return new CodedError("NOT_READY", "The coordinator's database does not answer. Try again in a moment.", {
+      cause: error,
+    });
+  }
   return undefined;
 }
+
+/** Connections refused or cut, a server that starts or stops, no connection or transaction to be had in time. */
+const away = new Set(
+  [
+    [
+      "ECONNREFUSED",
+      "ECONNRESET",
+      "EPIPE",
+      "57P01",
+      "57P02",
+      "57P03",
+      "53300",
+      "08000",
+      "08001",
+      "08003",
+      "08006",
+    ],
+    ["P1001", "P1002", "P1008", "P1017", "P2024", "P2028"],
+  ].flat(),
+);
+
+function isDatabaseAway(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if (/^(Connection terminated|timeout exceeded when trying to connect)/.test(error.message)) return true;
+  const parsed = failureSchema.safeParse(error);
+  if (!parsed.success) return false;
+  const { code, meta } = parsed.data;
+  const inner = meta?.driverAdapterError?.cause;
+  if (inner?.kind === "ConnectionClosed" || inner?.kind === "DatabaseNotReachable") return true;
+  return (
+    (code !== undefined && away.has(code)) ||
+    (inner?.originalCode !== undefined && away.has(inner.originalCode))
+  );
+}
+
+/** Where pg and Prisma's adapter say what went wrong. */
+const failureSchema = z.object({
+  code: z.string().optional(),
+  meta: z
+    .object({
+      driverAdapterError: z
+        .object({
+          cause: z.object({ originalCode: z.string().optional(), kind: z.string().optional() }).optional(),
+        })
+        .optional(),
+    })
+    .optional(),
+});
 
 function rootOf(error: unknown): unknown {
   let root = error;

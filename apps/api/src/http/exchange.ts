@@ -109,6 +109,7 @@ export function sendError(exchange: Exchange, error: unknown): string {
   const { req, res, requestId, log } = exchange;
   const coded = asCoded(error);
   if (coded === undefined) log.error({ err: error }, "a request failed");
+  else if (coded.code === "NOT_READY") log.warn({ err: error }, "a request could not be served now");
   if (res.headersSent) {
     res.destroy();
     return coded?.code ?? "INTERNAL";

@@ -28,6 +28,7 @@ builder.prismaNode("LedgerEntry", {
 
 const Budget = builder.objectRef<Awaited<ReturnType<typeof budgetOf>>>("Budget").implement({
   description: "A run's money in micro-credits.",
+  authScopes: { can: "ledger:read" },
   fields: (t) => ({
     funded: t.expose("funded", { type: "BigInt" }),
     available: t.expose("available", { type: "BigInt", description: "Not yet promised to anyone." }),

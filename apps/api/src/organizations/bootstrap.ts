@@ -17,7 +17,7 @@ const inputSchema = z.object({
 export type Bootstrap = {
   /** TypeID. */
   readonly organization: string;
-  /** Signs the owner in once and leads to the dashboard; valid for a day. */
+  /** On the dashboard: signs the owner in once; valid for a day. */
   readonly signInUrl: string;
   /** A key with every scope; the one made by the bootstrap before it is revoked. */
   readonly apiKey: string;
@@ -59,8 +59,11 @@ export async function bootstrap(services: Services, input: unknown): Promise<Boo
   };
 }
 
-/** A magic link as the auth library makes them on request, valid for longer. */
-export async function signInUrl({ auth, config, publicUrl }: Services, email: string): Promise<string> {
+/**
+ * A link to the dashboard that signs a person in once: its page hands the token to `/auth/magic-link/verify`, and has good words for one
+ * that was used. As the auth library makes them on request, but valid for a day.
+ */
+export async function signInUrl({ auth, config }: Services, email: string): Promise<string> {
   const token = randomBytes(32).toString("base64url");
   const { internalAdapter } = await auth.$context;
   await internalAdapter.createVerificationValue({
@@ -68,9 +71,8 @@ export async function signInUrl({ auth, config, publicUrl }: Services, email: st
     value: JSON.stringify({ email }),
     expiresAt: new Date(Date.now() + 24 * 3_600_000),
   });
-  const url = new URL("/auth/magic-link/verify", publicUrl);
+  const url = new URL("/sign-in", config.dashboardUrl);
   url.searchParams.set("token", token);
-  url.searchParams.set("callbackURL", config.dashboardUrl);
   return url.href;
 }
 

@@ -54,6 +54,8 @@ export const Group = builder.prismaNode("Group", {
 
 const TokenViewRef = builder.objectRef<TokenView>("TokenView").implement({
   description: "One output token beside what its producer claimed and what a validator measured.",
+  // Only ever reached through its rollout, which decides.
+  authScopes: { signedIn: true },
   fields: (t) => ({
     position: t.exposeInt("position"),
     token: t.exposeInt("token"),

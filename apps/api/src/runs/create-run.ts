@@ -38,12 +38,6 @@ export function checkRunSpec(input: unknown): SpecCheck {
   if (!parsed.ok) return { valid: false, issues: parsed.issues };
   const { spec } = parsed;
   const issues: RunSpecIssue[] = [];
-  // The divergence term needs the base's log-probabilities, and a TRAIN task does not name the base.
-  if (spec.training.klCoefficient > 0)
-    issues.push({
-      path: "training.klCoefficient",
-      message: "This version has no divergence term; leave it at 0.",
-    });
   if (spec.limits.deadline !== undefined && new Date(spec.limits.deadline) <= new Date())
     issues.push({ path: "limits.deadline", message: "It has passed." });
   return issues.length > 0 ? { valid: false, issues } : { valid: true, spec, hash: specHash(spec) };

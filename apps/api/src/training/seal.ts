@@ -118,6 +118,8 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
   if (stateHash === null)
     throw new Error(`version ${checkpoint.version} of run ${run.id} has no optimizer state`);
 
+  const reference = spec.training.klCoefficient > 0 ? await manifestOfBase(tx, run.id) : null;
+
   const owner = { organizationId: run.organizationId, runId: run.id };
   await tx.batch.update({
     where: { id: batch.id },
@@ -141,7 +143,9 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
       manifest: manifestHash,
       state: stateHash,
       batch: written.sha256,
+      reference,
       training: spec.training,
+      temperature: spec.generation.sampling.temperature,
     },
   });
   await tx.packReference.createMany({
@@ -160,6 +164,15 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
     },
   ]);
   return true;
+}
+
+/** Manifest of version 0. */
+async function manifestOfBase(tx: Tx, runId: string): Promise<string> {
+  const base = await tx.checkpoint.findUniqueOrThrow({
+    where: { runId_version: { runId, version: 0 } },
+    select: { manifestHash: true },
+  });
+  return base.manifestHash;
 }
 
 async function sealedFigures(tx: Tx, batch: Batch) {

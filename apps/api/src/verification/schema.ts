@@ -13,6 +13,8 @@ const CheckVerdictEnum = builder.enumType("CheckVerdict", { values: ["PASS", "FA
 
 const CheckResultRef = builder.objectRef<CheckResult>("CheckResult").implement({
   description: "One check of a verdict, with every number it rests on.",
+  // Only ever reached through its verification, which decides.
+  authScopes: { signedIn: true },
   fields: (t) => ({
     id: t.exposeString("id", { description: "Which check: activations, decoys, sampling, …" }),
     title: t.string({ resolve: (check) => described(check.id).title }),

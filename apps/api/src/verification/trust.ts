@@ -81,10 +81,15 @@ async function quarantine(tx: Tx, input: { runId: string; nodeId: string; organi
     where: { runId_nodeId: { runId, nodeId } },
     data: { state: "QUARANTINED", quarantinedAt: new Date(), reason: input.reason },
   });
-  const live = await tx.attempt.findMany({ where: { runId, nodeId, state: "LIVE" }, include: { task: true } });
-  for (const { task, ...attempt } of live) {
+  // Tasks first, in the order of their ids: whoever submits or claims locks them so too.
+  await tx.$queryRaw`
+    SELECT 1 FROM "Task" WHERE id IN (
+      SELECT "taskId" FROM "Attempt" WHERE "runId" = ${runId}::uuid AND "nodeId" = ${nodeId}::uuid AND state = 'LIVE'
+    ) ORDER BY id FOR UPDATE`;
+  const live = await tx.attempt.findMany({ where: { runId, nodeId, state: "LIVE" } });
+  for (const attempt of live) {
     await tx.attempt.update({ where: { id: attempt.id }, data: { state: "CANCELLED", endedAt: new Date(), reason: "NODE_QUARANTINED" } });
-    await reopenTask(tx, task, "NODE_QUARANTINED");
+    await reopenTask(tx, { id: attempt.taskId }, "NODE_QUARANTINED");
   }
   await trustEvent(tx, { ...input, state: "QUARANTINED" });
 }

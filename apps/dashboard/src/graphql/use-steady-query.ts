@@ -2,6 +2,7 @@
 
 import { useRef } from "react";
 import { type AnyVariables, type CombinedError, type UseQueryArgs, useQuery } from "urql";
+import { useReconnected } from "../live/live-provider.tsx";
 
 /** What a component knows of its query: the newest data there was, and the error of the last attempt beside it. */
 export type Steady<Data> = {
@@ -12,6 +13,7 @@ export type Steady<Data> = {
 
 /**
  * A query that reads the cache and the network, and keeps what it has when reading again fails: a lost connection must not blank a page.
+ * When the connection stands again, what failed is read again.
  * Other variables are another query: they start from nothing.
  * @returns the state and a function that reads from the network again.
  */
@@ -21,6 +23,10 @@ export function useSteadyQuery<Data, Variables extends AnyVariables>(
   const [{ data, error, fetching, stale }, execute] = useQuery<Data, Variables>({
     requestPolicy: "cache-and-network",
     ...args,
+  });
+  const reload = () => execute({ requestPolicy: "network-only" });
+  useReconnected(() => {
+    if (error !== undefined) reload();
   });
   const kept = useRef<{ readonly key: string; readonly data: Data }>(undefined);
   const key = JSON.stringify(args.variables ?? null);
@@ -32,6 +38,6 @@ export function useSteadyQuery<Data, Variables extends AnyVariables>(
       error,
       fetching: fetching || stale,
     },
-    () => execute({ requestPolicy: "network-only" }),
+    reload,
   ];
 }

@@ -1,6 +1,6 @@
 "use client";
 
-import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
+import { createContext, type ReactNode, useContext, useEffect, useMemo, useRef, useState } from "react";
 import type { StreamState } from "./connection-status.ts";
 import { createFrameStore, type FrameStore } from "./frame-store.ts";
 import { type LiveSocket, openLiveSocket } from "./socket.ts";
@@ -32,6 +32,22 @@ export function LiveProvider({ url, children }: { url: string; children: ReactNo
   }, [url]);
   const live = useMemo(() => (socket ? { socket, followed } : undefined), [socket, followed]);
   return <LiveContext value={live}>{children}</LiveContext>;
+}
+
+/** Calls back each time the connection stands again after it was lost. */
+export function useReconnected(onOpen: () => void): void {
+  const socket = useLive()?.socket;
+  const latest = useRef(onOpen);
+  latest.current = onOpen;
+  useEffect(() => {
+    if (socket === undefined) return;
+    let { phase } = socket.state.get();
+    return socket.state.subscribe(() => {
+      const before = phase;
+      phase = socket.state.get().phase;
+      if (phase === "open" && before === "waiting") latest.current();
+    });
+  }, [socket]);
 }
 
 /** The page's socket; undefined for the moment before it is opened. */

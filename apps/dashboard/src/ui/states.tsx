@@ -110,7 +110,7 @@ export function Partial({ children, retry }: { children: ReactNode; retry?: () =
   return (
     <p
       role="status"
-      className="flex items-center gap-2 rounded-control bg-pending-soft px-2 py-1 text-table text-on-pending-soft"
+      className="mb-2 flex items-center gap-2 rounded-control bg-pending-soft px-2 py-1 text-table text-on-pending-soft"
     >
       <span className="min-w-0 flex-1">{children}</span>
       {retry ? (

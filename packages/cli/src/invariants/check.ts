@@ -54,7 +54,7 @@ export async function checkInvariants(options: CheckOptions): Promise<InvariantR
   });
   pool.on("error", () => {});
   try {
-    const details = await checkRows(pool, options.graceSeconds ?? 90);
+    const details = await inSnapshot(pool, (client) => checkDatabase(client, options));
     if (options.stateDir !== undefined) {
       const folder = join(options.stateDir, "blobs");
       details.push(resultOf(blobInvariants.stored, await missingBlobs(pool, folder)));
@@ -67,31 +67,40 @@ export async function checkInvariants(options: CheckOptions): Promise<InvariantR
   }
 }
 
-async function checkRows(pool: pg.Pool, grace: number): Promise<InvariantResult[]> {
+/** Checks what can be asked of the database alone, on a connection of the caller's and in its transaction. */
+export async function checkDatabase(
+  client: pg.ClientBase,
+  { graceSeconds = 90 }: Pick<CheckOptions, "graceSeconds"> = {},
+): Promise<InvariantResult[]> {
+  const details: InvariantResult[] = [];
+  for (const invariant of invariants) {
+    const timed = invariant.sql.includes("clock");
+    const { rows } = await client.query<{ what: string }>(
+      timed ? `WITH ${clock} ${invariant.sql}` : invariant.sql,
+      timed ? [graceSeconds] : [],
+    );
+    details.push(
+      resultOf(
+        invariant,
+        rows.map(({ what }) => what),
+      ),
+    );
+  }
+  return details;
+}
+
+async function inSnapshot<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
   const client = await pool.connect();
   // The pool hears errors of idle connections only; a query under way rejects by itself.
   client.on("error", () => {});
-  const details: InvariantResult[] = [];
   try {
     await client.query("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY");
-    for (const invariant of invariants) {
-      const timed = invariant.sql.includes("clock");
-      const { rows } = await client.query<{ what: string }>(
-        timed ? `WITH ${clock} ${invariant.sql}` : invariant.sql,
-        timed ? [grace] : [],
-      );
-      details.push(
-        resultOf(
-          invariant,
-          rows.map(({ what }) => what),
-        ),
-      );
-    }
+    const result = await work(client);
     await client.query("COMMIT");
+    return result;
   } finally {
     client.release();
   }
-  return details;
 }
 
 function resultOf(

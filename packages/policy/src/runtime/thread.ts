@@ -28,6 +28,9 @@ export class EngineThread<E extends Engine> {
 
   /** @param script a module that calls `serve`; `options` is what it gets as `workerData`. */
   constructor(script: URL, options: unknown) {
+    // onnxruntime would report to its maker and log about it in the temporary folder; it reads this when it is loaded, from the
+    // process, which a thread's own copy of the environment does not reach.
+    process.env.ORT_DISABLE_TELEMETRY = "1";
     this.worker = new Worker(script, {
       workerData: options,
       // The parent's flags (a debugger port, a test runner's loader) are not the thread's business.

@@ -113,9 +113,6 @@ function corpusOf(slug: string, seed: string, batchSize: number) {
 
 async function train(ctx: ExecutorContext, assignment: Assignment<"TRAIN">): Promise<Outcome> {
   const { lease, payload, signal, progress } = assignment;
-  if (payload.training.klCoefficient > 0) {
-    return { kind: "failed", reason: "A KL term needs the base policy, which the task does not name." };
-  }
   const checkpoint = await ctx.checkpoints.open({ manifest: payload.manifest, run: lease.run, signal });
   const batch = decodeBatchPack(await ctx.client.blobs.get({ sha256: payload.batch, signal }));
   if (batch.header.run !== lease.run || batch.header.step !== payload.step) {
@@ -125,12 +122,16 @@ async function train(ctx: ExecutorContext, assignment: Assignment<"TRAIN">): Pro
     };
   }
   progress(0, batch.rollouts.length);
-  const { training } = payload;
-  const { trainer, at } = await ctx.engines.trainer({ model: checkpoint.model, training, temperature: 1 });
+  const { training, temperature } = payload;
+  const { trainer, at } = await ctx.engines.trainer({ model: checkpoint.model, training, temperature });
   if (at?.manifest !== payload.manifest || at.state !== payload.state) {
     ctx.log.info({ step: payload.step }, "the trainer's state is read from what was published");
     const state = await ctx.client.blobs.get({ sha256: payload.state, maxBytes: MOST_STATE_BYTES, signal });
     await trainer.restore(await checkpoint.weights(), state);
+  }
+  if (payload.reference !== null) {
+    const reference = await ctx.checkpoints.open({ manifest: payload.reference, run: lease.run, signal });
+    await trainer.setReference(await reference.weights());
   }
   // until the step is accepted, what the trainer holds has no name
   ctx.engines.standAt(undefined);

@@ -35,6 +35,7 @@ export const RolloutChecksFragment = graphql(`
         threshold
         note
         plain
+        does
         cannotCatch
       }
     }
@@ -105,6 +106,7 @@ type CheckData = {
   readonly threshold: string;
   readonly note: string;
   readonly plain: string;
+  readonly does: string;
   readonly cannotCatch: string;
 };
 
@@ -122,9 +124,14 @@ function Check({ check }: { check: CheckData }) {
         </p>
       </div>
       <div className="max-w-[72ch] text-muted">
-        <p>{check.plain}</p>
-        {check.note ? <p className="mt-1 text-fg">{check.note}</p> : null}
-        <p className="mt-1 text-table text-subtle">Cannot catch: {check.cannotCatch}</p>
+        <p className="text-fg">{check.plain}</p>
+        {check.note ? <p className="mt-1">{check.note}</p> : null}
+        <p className="mt-1 text-table text-subtle">
+          <span className="font-medium">What it does.</span> {check.does}
+        </p>
+        <p className="mt-1 text-table text-subtle">
+          <span className="font-medium">What it cannot catch.</span> {check.cannotCatch}
+        </p>
       </div>
       <dl className="grid grid-cols-[auto_1fr] content-start gap-x-4 gap-y-0.5 text-table">
         <Figures name="Observed" value={check.observed} strong />

@@ -146,7 +146,7 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
   return (
     <form
       onSubmit={(event) => void submit(event)}
-      className="mt-3 grid items-start gap-8 lg:grid-cols-[minmax(0,1fr)_20rem]"
+      className="mt-3 grid grid-cols-[minmax(0,1fr)] items-start gap-8 lg:grid-cols-[minmax(0,1fr)_20rem]"
       noValidate
     >
       <Tabs

@@ -154,7 +154,7 @@ function EventRow({ event, open, onToggle }: { event: LoggedEvent; open: boolean
         <time dateTime={event.at} title={formatMoment(at)} className="w-16 text-subtle">
           {formatClock(at)}
         </time>
-        <span className="w-40 shrink-0 truncate font-medium">{event.type}</span>
+        <span className="w-32 shrink-0 truncate sm:w-40 font-medium">{event.type}</span>
         <span className="hidden w-28 shrink-0 sm:block">
           <Id id={event.subject} />
         </span>

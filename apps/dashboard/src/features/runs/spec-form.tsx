@@ -27,7 +27,7 @@ type Shared = {
 export function SpecForm({ section, ...shared }: Shared & { section: SpecSection }) {
   const own = issuesAt(shared.issues, "").filter((issue) => issue.path === "");
   return (
-    <div className="grid gap-6">
+    <div className="grid grid-cols-[minmax(0,1fr)] gap-6">
       {own.map((issue) => (
         <Problem key={issue.message} text={issue.message} />
       ))}

@@ -1,0 +1,224 @@
+// A run in the middle of its second step, as the coordinator leaves it: the least that every invariant speaks about.
+import { randomUUID } from "node:crypto";
+import type { PrismaClient } from "@muster/db";
+import { demoRunSpec, hashHex } from "@muster/protocol";
+
+export type HealthyRun = { runId: string; blob: { sha256: string; bytes: Uint8Array } };
+
+const sha = (text: string) => hashHex(text);
+
+/** Fills an empty database. Nothing in it violates anything. */
+export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun> {
+  const spec = JSON.parse(
+    JSON.stringify({ ...demoRunSpec(), generation: { ...demoRunSpec().generation, groupSize: 2 } }),
+  );
+  const organization = await prisma.organization.create({
+    data: { id: randomUUID(), name: "Demo", slug: "demo" },
+  });
+  const organizationId = organization.id;
+  const later = new Date(Date.now() + 60_000);
+  const run = await prisma.run.create({
+    data: {
+      organizationId,
+      slug: "sort-digits",
+      name: "Sort digits",
+      environment: "muster/sort-digits@1",
+      state: "RUNNING",
+      baseKind: "warmup",
+      currentVersion: 1,
+      step: 1,
+      stepLimit: 100,
+      deadlineAt: new Date(Date.now() + 86_400_000),
+      startedAt: new Date(),
+    },
+  });
+  const runId = run.id;
+  const owner = { organizationId, runId };
+  await prisma.runRevision.create({ data: { ...owner, number: 1, spec, hash: sha("spec") } });
+  const node = (name: string) =>
+    prisma.node.create({ data: { publicKey: sha(name), name, software: "test", protocol: 1, hardware: {} } });
+  const [trainer, validator, worker] = [await node("trainer"), await node("validator"), await node("worker")];
+
+  const task = (
+    kind: "BASE" | "GENERATE" | "VERIFY" | "TRAIN",
+    state: "OPEN" | "LEASED" | "DONE",
+    nodeId: string,
+  ) =>
+    prisma.task.create({
+      data: {
+        ...owner,
+        kind,
+        state,
+        revision: 1,
+        payload: {},
+        ...(kind === "BASE" ? {} : { policyVersion: 1, manifestHash: sha("manifest 1") }),
+        attempt: state === "OPEN" ? 0 : 1,
+        ...(state === "LEASED" ? { leaseNodeId: nodeId, leaseUntil: later } : {}),
+        attempts: {
+          create:
+            state === "OPEN"
+              ? []
+              : [
+                  {
+                    ...owner,
+                    number: 1,
+                    nodeId,
+                    state: state === "DONE" ? "SUBMITTED" : "LIVE",
+                    leaseUntil: later,
+                  },
+                ],
+        },
+      },
+      include: { attempts: true },
+    });
+  const base = await task("BASE", "DONE", trainer.id);
+  const generated = await task("GENERATE", "DONE", worker.id);
+  const train = await task("TRAIN", "DONE", trainer.id);
+  await task("GENERATE", "LEASED", worker.id);
+  await task("GENERATE", "OPEN", worker.id);
+  const verify = await task("VERIFY", "OPEN", validator.id);
+
+  const bytes = new TextEncoder().encode("manifest 1");
+  const packs = ["manifest 0", "manifest 1", "state 1", "rollouts", "batch", "measurement"];
+  for (const text of packs) {
+    await prisma.pack.create({ data: { sha256: sha(text), kind: "MANIFEST", size: text.length } });
+  }
+  await prisma.packReference.create({
+    data: { ...owner, sha256: sha("manifest 1"), subject: runId, kind: "MANIFEST" },
+  });
+
+  const group = async (index: number, state: "ACCEPTED" | "SET_ASIDE" | "REJECTED" | "VERIFYING") => {
+    const decided = state !== "VERIFYING";
+    const made = await prisma.group.create({
+      data: {
+        ...owner,
+        taskId: generated.id,
+        attemptId: generated.attempts[0]?.id ?? "",
+        nodeId: worker.id,
+        index,
+        exampleSeed: sha("seed"),
+        prompt: "21=",
+        policyVersion: 0,
+        packHash: sha("rollouts"),
+        state,
+        advantagesReady: decided && state !== "REJECTED",
+        meanReward: 0.5,
+        tokens: 10,
+        epoch: 1,
+        verifyTaskId: verify.id,
+        ...(decided ? { decidedAt: new Date() } : {}),
+        rollouts: {
+          create: [0, 1].map((i) => ({
+            ...owner,
+            index: i,
+            preview: "12",
+            tokens: 5,
+            finishReason: "eos",
+            reward: i,
+            rewardParts: {},
+            advantage: decided ? i - 0.5 : null,
+          })),
+        },
+      },
+    });
+    return made.id;
+  };
+  const accepted = await group(0, "ACCEPTED");
+  const aside = await group(1, "SET_ASIDE");
+  await group(2, "REJECTED");
+  await group(3, "VERIFYING");
+  await prisma.verification.create({
+    data: {
+      ...owner,
+      groupId: accepted,
+      taskId: verify.id,
+      validatorNodeId: validator.id,
+      measurementHash: sha("measurement"),
+      verdict: "ACCEPTED",
+      checks: [],
+      tokens: 10,
+      startedAt: new Date(),
+    },
+  });
+  const trained = {
+    state: "TRAINED" as const,
+    sealedAt: new Date(),
+    trainedAt: new Date(),
+    packHash: sha("batch"),
+  };
+  const batch = await prisma.batch.create({
+    data: {
+      ...owner,
+      step: 1,
+      ...trained,
+      signalGroups: 1,
+      settledGroups: 2,
+      groups: {
+        create: [
+          { organizationId, position: 0, groupId: accepted, signal: true, policyLag: 0 },
+          { organizationId, position: 1, groupId: aside, signal: false, policyLag: 0 },
+        ],
+      },
+    },
+  });
+  await prisma.batch.create({ data: { ...owner, step: 2 } });
+  await prisma.trainStep.create({ data: { ...owner, step: 1, version: 1, batchId: batch.id, metrics: {} } });
+  const version = (number: number, taskId: string) =>
+    prisma.checkpoint.create({
+      data: {
+        ...owner,
+        version: number,
+        parentVersion: number === 0 ? null : number - 1,
+        manifestHash: sha(`manifest ${number}`),
+        stateHash: number === 1 ? sha("state 1") : null,
+        size: 1,
+        state: "AVAILABLE",
+        trainerNodeId: trainer.id,
+        taskId,
+        availableAt: new Date(Date.now() - 10_000 + number * 1_000),
+      },
+    });
+  await version(0, base.id);
+  await version(1, train.id);
+
+  const account = (key: string, kind: "ISSUED" | "BUDGET" | "NODE_HELD", balance: bigint) =>
+    prisma.account.create({ data: { organizationId, key, kind, runId, balance } });
+  const issued = await account("issued", "ISSUED", -10_000n);
+  const budget = await account("budget", "BUDGET", 8_000n);
+  const held = await account("held", "NODE_HELD", 2_000n);
+  const post = (
+    kind: "FUND" | "HOLD",
+    key: string,
+    groupId: string | null,
+    from: string,
+    to: string,
+    amount: bigint,
+  ) =>
+    prisma.ledgerTransaction.create({
+      data: {
+        ...owner,
+        kind,
+        key,
+        groupId,
+        memo: "",
+        entries: {
+          create: [
+            { organizationId, accountId: from, amount: -amount },
+            { organizationId, accountId: to, amount },
+          ],
+        },
+      },
+    });
+  await post("FUND", "fund", null, issued.id, budget.id, 10_000n);
+  await post("HOLD", "hold:0", accepted, budget.id, held.id, 1_000n);
+  await post("HOLD", "hold:1", aside, budget.id, held.id, 1_000n);
+
+  const stream = `run:${runId}`;
+  for (const seq of [1n, 2n, 3n, 4n]) {
+    await prisma.event.create({
+      data: { organizationId, stream, seq, type: "run.progress", subject: stream, data: {} },
+    });
+  }
+  await prisma.eventStream.create({ data: { stream, head: 4n } });
+  return { runId, blob: { sha256: sha("manifest 1"), bytes } };
+}
