@@ -120,7 +120,8 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
         return { releaseTask: true };
       case "SubmitMeasurements": {
         const submissions = input.submissions as { task: string }[];
-        for (const each of submissions) self.submissions.push({ name: "SubmitMeasurement", token, input: each });
+        for (const each of submissions)
+          self.submissions.push({ name: "SubmitMeasurement", token, input: each });
         const submitMeasurements = submissions.map(({ task }) => ({
           __typename: "Submitted",
           task,

@@ -354,3 +354,43 @@ test("a task of an environment this software does not know is handed back", asyn
   await working;
   expect(coordinator.released).toEqual([{ task, reason: expect.stringContaining("nobody/knows@1") }]);
 });
+
+test("a KL term is measured against the version that the task names as its reference", async () => {
+  const from = published[1]!;
+  batch = store(
+    encodeBatchPack({
+      header: { kind: "batch", version: 1, run, step: 1, batch: toTypeId("batch", newId("batch")) },
+      rollouts: generated.pack.rollouts.map(({ prompt, tokens, logprobs }, i) => ({
+        group: toTypeId("group", newId("group")),
+        prompt,
+        tokens,
+        logprobs,
+        advantage: i % 2 === 0 ? 1 : -1,
+        reward: i % 2 === 0 ? 1 : 0,
+        policyVersion: 0,
+      })),
+    }),
+  );
+  const task = coordinator.add(
+    "TRAIN",
+    {
+      step: 1,
+      totalSteps: 10,
+      version: 2,
+      ...from,
+      batch,
+      reference: published[0]!.manifest,
+      training: { ...training, klCoefficient: 0.1 },
+      temperature: 1,
+    },
+    { manifest: from.manifest, policyVersion: 1 },
+  );
+  expect(await work("trainer with a reference", { roles: ["TRAINER"] })).toMatchObject({
+    submitted: 1,
+    failed: 0,
+  });
+  // version 1 is one step away from version 0, so its divergence from it is small and not zero
+  const { kl } = coordinator.result(task).metrics as { kl: number };
+  expect(kl).toBeGreaterThan(0);
+  expect(kl).toBeLessThan(0.1);
+});
