@@ -21,7 +21,6 @@ export type ApiAddress = {
   readonly graphql: string;
   readonly socket: string;
   readonly auth: string;
-  readonly blobs: string;
 };
 
 /** @param pageOrigin origin of the page, for a coordinator that is a path on it. */
@@ -31,7 +30,6 @@ export function apiAddress(apiUrl: string, pageOrigin: string): ApiAddress {
     graphql: `${base}/graphql`,
     socket: `${base.replace(/^http/, "ws")}/graphql`,
     auth: `${base}/auth`,
-    blobs: `${base}/blobs`,
   };
 }
 

@@ -4,7 +4,6 @@ import {
   type Bucket,
   columnOf,
   cursorAfterKey,
-  extentOf,
   joinLive,
   nearest,
   tableRows,
@@ -47,13 +46,6 @@ test("what is not a number is a hole", () => {
     ["loss"],
   );
   expect(column?.values).toEqual([null, 1]);
-});
-
-test("the extent covers the spread, and nothing has none", () => {
-  expect(extentOf([{ values: [1, null], low: [-2, null], high: [3, null] }, { values: [0.5] }])).toEqual([
-    -2, 3,
-  ]);
-  expect(extentOf([{ values: [null] }])).toBeUndefined();
 });
 
 test("a table lists every row up to its limit, and then evenly with both ends", () => {

@@ -79,11 +79,14 @@ export function interrupted(cause?: unknown): Failure {
   return new Failure({ exit: "interrupted", code: "INTERRUPTED", what: "Interrupted.", cause });
 }
 
-type ApiErrorLike = Error & { code: string; requestId: string | undefined; retryable: boolean };
+type ApiErrorLike = Error & { code: string; requestId: string | undefined; status: number | undefined };
 
 function ofApiError(error: ApiErrorLike): Failure {
-  const shared = { code: error.code, what: error.message, requestId: error.requestId, cause: error };
-  switch (error.code) {
+  // A key that is refused at the door is answered without GraphQL.
+  const code = error.code === "BAD_RESPONSE" && error.status === 401 ? "UNAUTHENTICATED" : error.code;
+  const what = code === error.code ? error.message : "The coordinator does not know this API key.";
+  const shared = { code, what, requestId: error.requestId, cause: error };
+  switch (code) {
     case "ABORTED":
       return interrupted(error);
     case "UNAUTHENTICATED":

@@ -173,7 +173,8 @@ async function findRun(client: MusterClient, name: string, signal: AbortSignal):
 }
 
 async function onlyOrganization(client: MusterClient, signal: AbortSignal): Promise<string> {
-  const organizations = await client.organizations.list({ signal });
+  const { organizations: memberships } = await client.me({ signal });
+  const organizations = memberships.map(({ organization }) => organization);
   const [first] = organizations;
   if (first !== undefined && organizations.length === 1) return first.id;
   throw new Failure({

@@ -44,7 +44,10 @@ export async function deliver(
       await store({ kind: outcome.pack, sha256: pack, bytes: outcome.bytes });
       held.submitting = true;
       const submission: PackSubmission = { ...key, pack, signature: sign(pack), cpuSeconds };
-      return untilAnswered(signal, () => ticket?.submit(submission) ?? submitPack(ctx, outcome.pack, submission, signal));
+      return untilAnswered(
+        signal,
+        () => ticket?.submit(submission) ?? submitPack(ctx, outcome.pack, submission, signal),
+      );
     }
     case "step": {
       for (const blob of outcome.blobs) await store(blob);

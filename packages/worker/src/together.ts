@@ -29,7 +29,8 @@ export function gather(
       const results = await send(all.map(({ submission }) => submission));
       all.forEach(({ resolve, reject }, i) => {
         const result = results[i];
-        if (result === undefined) reject(new Error("The coordinator answered fewer submissions than were sent."));
+        if (result === undefined)
+          reject(new Error("The coordinator answered fewer submissions than were sent."));
         else resolve(result);
       });
     } catch (error) {

@@ -16,7 +16,12 @@ type AccountRef = {
 
 const issued = (organizationId: string): AccountRef => ({ key: `issued:${organizationId}`, kind: "ISSUED" });
 const budget = (runId: string): AccountRef => ({ key: `budget:${runId}`, kind: "BUDGET", runId });
-const held = (runId: string, nodeId: string): AccountRef => ({ key: `held:${runId}:${nodeId}`, kind: "NODE_HELD", runId, nodeId });
+const held = (runId: string, nodeId: string): AccountRef => ({
+  key: `held:${runId}:${nodeId}`,
+  kind: "NODE_HELD",
+  runId,
+  nodeId,
+});
 const available = (organizationId: string, nodeId: string): AccountRef => ({
   key: `available:${organizationId}:${nodeId}`,
   kind: "NODE_AVAILABLE",
@@ -24,7 +29,10 @@ const available = (organizationId: string, nodeId: string): AccountRef => ({
 });
 
 /** Opens a run's budget with `credits` micro-credits. */
-export async function openBudget(tx: Tx, input: { organizationId: string; runId: string; credits: bigint }): Promise<void> {
+export async function openBudget(
+  tx: Tx,
+  input: { organizationId: string; runId: string; credits: bigint },
+): Promise<void> {
   await fundBudget(tx, { ...input, key: `fund:${input.runId}:0`, memo: "Opening budget" });
 }
 
@@ -49,7 +57,10 @@ export async function fundBudget(
 
 /** Micro-credits a run can still promise. */
 export async function budgetAvailable(tx: Tx, runId: string): Promise<bigint> {
-  const account = await tx.account.findUnique({ where: { key: budget(runId).key }, select: { balance: true } });
+  const account = await tx.account.findUnique({
+    where: { key: budget(runId).key },
+    select: { balance: true },
+  });
   return account?.balance ?? 0n;
 }
 
@@ -87,7 +98,13 @@ export function payNodes(tx: Tx, payments: readonly Payment[]): Promise<Set<stri
   );
 }
 
-export type GroupPosting = { organizationId: string; runId: string; nodeId: string; groupId: string; amount: bigint };
+export type GroupPosting = {
+  organizationId: string;
+  runId: string;
+  nodeId: string;
+  groupId: string;
+  amount: bigint;
+};
 
 /** Promises accepted groups' credits: budget → held. They become the nodes' when the groups are final. */
 export function holdForGroups(tx: Tx, groups: readonly GroupPosting[]): Promise<Set<string>> {
@@ -112,7 +129,9 @@ export async function releaseGroups(tx: Tx, groups: readonly Omit<GroupPosting, 
     where: { key: { in: groups.map((group) => `hold:${group.groupId}`) } },
     select: { groupId: true, entries: { where: { amount: { gt: 0 } }, select: { amount: true } } },
   });
-  const amounts = new Map(holds.map(({ groupId, entries }) => [groupId, entries.reduce((sum, entry) => sum + entry.amount, 0n)]));
+  const amounts = new Map(
+    holds.map(({ groupId, entries }) => [groupId, entries.reduce((sum, entry) => sum + entry.amount, 0n)]),
+  );
   await postMany(
     tx,
     groups.flatMap((group) => {
@@ -135,8 +154,13 @@ export async function releaseGroups(tx: Tx, groups: readonly Omit<GroupPosting, 
 }
 
 /** A run's money in four numbers, micro-credits. */
-export async function budgetOf(tx: Tx, runId: string): Promise<{ funded: bigint; available: bigint; held: bigint; paid: bigint }> {
-  const [row] = await tx.$queryRaw<{ funded: bigint | null; available: bigint | null; held: bigint | null; paid: bigint | null }[]>`
+export async function budgetOf(
+  tx: Tx,
+  runId: string,
+): Promise<{ funded: bigint; available: bigint; held: bigint; paid: bigint }> {
+  const [row] = await tx.$queryRaw<
+    { funded: bigint | null; available: bigint | null; held: bigint | null; paid: bigint | null }[]
+  >`
     SELECT
       (SELECT sum(e.amount)::bigint FROM "LedgerEntry" e JOIN "LedgerTransaction" t ON t.id = e."transactionId"
          WHERE t."runId" = ${runId}::uuid AND t.kind = 'FUND' AND e.amount > 0) AS funded,
@@ -144,7 +168,12 @@ export async function budgetOf(tx: Tx, runId: string): Promise<{ funded: bigint;
       (SELECT sum(balance)::bigint FROM "Account" WHERE "runId" = ${runId}::uuid AND kind = 'NODE_HELD') AS held,
       (SELECT sum(e.amount)::bigint FROM "LedgerEntry" e JOIN "LedgerTransaction" t ON t.id = e."transactionId"
          WHERE t."runId" = ${runId}::uuid AND t.kind IN ('PAY', 'RELEASE') AND e.amount > 0) AS paid`;
-  return { funded: row?.funded ?? 0n, available: row?.available ?? 0n, held: row?.held ?? 0n, paid: row?.paid ?? 0n };
+  return {
+    funded: row?.funded ?? 0n,
+    available: row?.available ?? 0n,
+    held: row?.held ?? 0n,
+    paid: row?.paid ?? 0n,
+  };
 }
 
 /** Balances of the given accounts of a node in a run, micro-credits. */
@@ -153,7 +182,10 @@ export async function nodeBalances(
   input: { organizationId: string; runId: string; nodeId: string },
 ): Promise<{ held: bigint; available: bigint }> {
   const keys = [held(input.runId, input.nodeId).key, available(input.organizationId, input.nodeId).key];
-  const rows = await tx.account.findMany({ where: { key: { in: keys } }, select: { kind: true, balance: true } });
+  const rows = await tx.account.findMany({
+    where: { key: { in: keys } },
+    select: { kind: true, balance: true },
+  });
   const balance = (kind: string) => rows.find((row) => row.kind === kind)?.balance ?? 0n;
   return { held: balance("NODE_HELD"), available: balance("NODE_AVAILABLE") };
 }
@@ -192,11 +224,19 @@ async function postMany(tx: Tx, inputs: readonly NewTransaction[]): Promise<Set<
     ON CONFLICT (key) DO NOTHING RETURNING key`;
   const posted = new Set(created.map((row) => row.key));
   const postings = rows.flatMap((row) =>
-    posted.has(row.key) ? row.postings.map((posting) => ({ ...posting, transactionId: row.id, organizationId: row.organizationId })) : [],
+    posted.has(row.key)
+      ? row.postings.map((posting) => ({
+          ...posting,
+          transactionId: row.id,
+          organizationId: row.organizationId,
+        }))
+      : [],
   );
   if (postings.length === 0) return posted;
 
-  const accounts = new Map(postings.map(({ account, organizationId }) => [account.key, { ...account, organizationId }]));
+  const accounts = new Map(
+    postings.map(({ account, organizationId }) => [account.key, { ...account, organizationId }]),
+  );
   const sums = new Map<string, bigint>();
   for (const { account, amount } of postings) sums.set(account.key, (sums.get(account.key) ?? 0n) + amount);
   // In key order, so that two transactions over the same accounts never wait for each other in a circle.
@@ -236,7 +276,11 @@ async function move(
   return new Map([...known, ...(await addTo(tx, missing, sums))]);
 }
 
-async function addTo(tx: Tx, keys: readonly string[], sums: ReadonlyMap<string, bigint>): Promise<Map<string, string>> {
+async function addTo(
+  tx: Tx,
+  keys: readonly string[],
+  sums: ReadonlyMap<string, bigint>,
+): Promise<Map<string, string>> {
   const amounts = keys.map((key) => String(sums.get(key) ?? 0n));
   try {
     const rows = await tx.$queryRaw<{ id: string; key: string }[]>`
@@ -248,7 +292,11 @@ async function addTo(tx: Tx, keys: readonly string[], sums: ReadonlyMap<string, 
     return new Map(rows.map((row) => [row.key, row.id]));
   } catch (error) {
     if (isBelowZero(error) && keys.some((key) => key.startsWith("budget:")))
-      throw new CodedError("BUDGET_EXHAUSTED", "The run's budget does not cover this work. Fund the run, then resume it.", { cause: error });
+      throw new CodedError(
+        "BUDGET_EXHAUSTED",
+        "The run's budget does not cover this work. Fund the run, then resume it.",
+        { cause: error },
+      );
     throw error;
   }
 }

@@ -21,8 +21,14 @@ builder.prismaNode("LedgerEntry", {
   id: { field: "id" },
   authScopes: (entry, ctx) => allows(ctx.actor, "ledger:read", entry.organizationId),
   fields: (t) => ({
-    account: t.string({ select: { account: { select: { key: true } } }, resolve: (entry) => entry.account.key }),
-    amount: t.expose("amount", { type: "BigInt", description: "Micro-credits; the entries of a transaction sum to zero." }),
+    account: t.string({
+      select: { account: { select: { key: true } } },
+      resolve: (entry) => entry.account.key,
+    }),
+    amount: t.expose("amount", {
+      type: "BigInt",
+      description: "Micro-credits; the entries of a transaction sum to zero.",
+    }),
   }),
 });
 
@@ -32,7 +38,10 @@ const Budget = builder.objectRef<Awaited<ReturnType<typeof budgetOf>>>("Budget")
   fields: (t) => ({
     funded: t.expose("funded", { type: "BigInt" }),
     available: t.expose("available", { type: "BigInt", description: "Not yet promised to anyone." }),
-    held: t.expose("held", { type: "BigInt", description: "Promised for accepted groups that are not final." }),
+    held: t.expose("held", {
+      type: "BigInt",
+      description: "Promised for accepted groups that are not final.",
+    }),
     paid: t.expose("paid", { type: "BigInt" }),
   }),
 });

@@ -1,8 +1,8 @@
 import {
   decodeRolloutPack,
   type Environment,
-  environment,
   type Example,
+  environment,
   exampleSeed,
   type GeneratePayload,
   generatePayloadSchema,
@@ -20,7 +20,12 @@ import { CodedError } from "../errors.ts";
 import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
 import { specOf } from "../runs/spec.ts";
 import { acceptSubmission, completeTask, openTasks, reopenTask } from "../tasks/lease.ts";
-import { openSubmission, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
+import {
+  openSubmission,
+  type SignedSubmission,
+  type SubmissionInput,
+  type SubmissionOutcome,
+} from "../tasks/submission.ts";
 import { currentEpoch, secretDraws } from "../verification/audit.ts";
 import { writeBlindPack } from "../verification/blind.ts";
 import { joinRun, recordOutcome } from "../verification/trust.ts";
@@ -33,7 +38,10 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
   const submission = await openSubmission(ctx, input);
   const { task } = submission;
   if (task.kind !== "GENERATE")
-    throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not GENERATE. Submit its result with the mutation of its kind.`);
+    throw new CodedError(
+      "INPUT_INVALID",
+      `This task is ${task.kind}, not GENERATE. Submit its result with the mutation of its kind.`,
+    );
   // An answered attempt is answered the same again, without judging the pack a second time.
   const before = await answered(ctx, submission, input);
   if (before !== undefined) return before;
@@ -46,7 +54,12 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
 
   const groups = await prepareGroups(ctx, submission, input, spec, payload, judged.pack);
   const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId: submission.nodeId, packHash: input.pack });
+    const fence = await acceptSubmission(tx, {
+      taskId: task.id,
+      attempt: input.attempt,
+      nodeId: submission.nodeId,
+      packHash: input.pack,
+    });
     if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
     if (input.cpuSeconds !== undefined)
@@ -79,7 +92,8 @@ function judge(
   try {
     pack = decodeRolloutPack(bytes, { bytes: bytes.length, rollouts, tokens: spec.model.maxPositions });
   } catch (error) {
-    if (error instanceof PackError) return { kind: "refused", message: `The pack does not read: ${error.message}` };
+    if (error instanceof PackError)
+      return { kind: "refused", message: `The pack does not read: ${error.message}` };
     throw error;
   }
   const form = checkForm({
@@ -101,7 +115,8 @@ async function answered(
   input: SubmissionInput,
 ): Promise<SubmissionOutcome | undefined> {
   if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
-  if (attempt.reason !== null) return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
+  if (attempt.reason !== null)
+    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
   ctx.log.debug({ task: task.id, attempt: attempt.number }, "submission repeated");
   return { kind: "submitted", taskId: task.id, duplicate: true };
 }
@@ -114,13 +129,30 @@ async function refuse(
   message: string,
 ): Promise<SubmissionOutcome> {
   const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack });
+    const fence = await acceptSubmission(tx, {
+      taskId: task.id,
+      attempt: input.attempt,
+      nodeId,
+      packHash: input.pack,
+    });
     if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
-      await joinRun(tx, { runId: task.runId, nodeId, organizationId: task.organizationId, auditRate: spec.verification.audit.rate });
+      await joinRun(tx, {
+        runId: task.runId,
+        nodeId,
+        organizationId: task.organizationId,
+        auditRate: spec.verification.audit.rate,
+      });
       await reopenTask(tx, fence.task, `pack refused: ${message}`);
-      await recordOutcome(tx, { runId: task.runId, nodeId, organizationId: task.organizationId, outcome: "REFUSED", spec, reason: message });
+      await recordOutcome(tx, {
+        runId: task.runId,
+        nodeId,
+        organizationId: task.organizationId,
+        outcome: "REFUSED",
+        spec,
+        reason: message,
+      });
     }
     return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
   });
@@ -156,7 +188,12 @@ async function prepareGroups(
   const trust = await ctx.prisma.nodeTrust.findUnique({ where: { runId_nodeId: { runId: run.id, nodeId } } });
   const auditRate = trust?.auditRate ?? spec.verification.audit.rate;
   const fingerprints = windowFingerprints(pack);
-  const seen = await seenBefore(ctx, task, input.pack, fingerprints.map((window) => window.sha256));
+  const seen = await seenBefore(
+    ctx,
+    task,
+    input.pack,
+    fingerprints.map((window) => window.sha256),
+  );
   const groups: PreparedGroup[] = [];
   for (let index = 0; index < payload.prompts.length; index++) {
     const id = newId("group");
@@ -180,14 +217,24 @@ async function prepareGroups(
       duplicate,
       fingerprints: hashes,
       blind: audited
-        ? await writeBlindPack(ctx, { spec, taskId: task.id, manifest: payload.manifest, eos: env.tokenizer.eos, rollouts: packed })
+        ? await writeBlindPack(ctx, {
+            spec,
+            taskId: task.id,
+            manifest: payload.manifest,
+            eos: env.tokenizer.eos,
+            rollouts: packed,
+          })
         : null,
     });
   }
   return groups;
 }
 
-function scored(env: Environment, example: Example, packed: PackedRollout): PreparedGroup["rollouts"][number] {
+function scored(
+  env: Environment,
+  example: Example,
+  packed: PackedRollout,
+): PreparedGroup["rollouts"][number] {
   const output = packed.finish === "eos" ? packed.tokens.subarray(0, -1) : packed.tokens;
   const text = env.tokenizer.decode([...output]);
   const score = env.score(example, text, { finishReason: packed.finish });
@@ -201,7 +248,10 @@ async function seenBefore(
   packHash: string,
   hashes: readonly string[],
 ): Promise<Set<string> | "all"> {
-  const samePack = await ctx.prisma.group.findFirst({ where: { packHash, taskId: { not: task.id } }, select: { id: true } });
+  const samePack = await ctx.prisma.group.findFirst({
+    where: { packHash, taskId: { not: task.id } },
+    select: { id: true },
+  });
   if (samePack !== null) return "all";
   const known = await ctx.prisma.windowFingerprint.findMany({
     where: { runId: task.runId, hash: { in: [...new Set(hashes)] }, taskId: { not: task.id } },
@@ -218,7 +268,8 @@ async function storeGroups(
 ): Promise<void> {
   const owner = { organizationId: task.organizationId, runId: task.runId };
   const policyVersion = task.policyVersion;
-  if (policyVersion === null || task.manifestHash === null) throw new Error(`GENERATE task ${task.id} names no policy version`);
+  if (policyVersion === null || task.manifestHash === null)
+    throw new Error(`GENERATE task ${task.id} names no policy version`);
   const manifestHash = task.manifestHash;
   const audited = groups.flatMap((group) => (group.blind === null ? [] : [{ group, blind: group.blind }]));
   const verifyTaskIds = await openTasks(
@@ -256,10 +307,18 @@ async function storeGroups(
   }));
   const references = [
     { sha256: input.pack, taskId: task.id, kind: "ROLLOUTS" as const },
-    ...audited.map(({ blind }, i) => ({ sha256: blind.sha256, taskId: verifyTaskIds[i] ?? task.id, kind: "BLIND" as const })),
+    ...audited.map(({ blind }, i) => ({
+      sha256: blind.sha256,
+      taskId: verifyTaskIds[i] ?? task.id,
+      kind: "BLIND" as const,
+    })),
   ];
   await tx.pack.createMany({
-    data: audited.map(({ blind }) => ({ sha256: blind.sha256, size: BigInt(blind.size), kind: "BLIND" as const })),
+    data: audited.map(({ blind }) => ({
+      sha256: blind.sha256,
+      size: BigInt(blind.size),
+      kind: "BLIND" as const,
+    })),
     skipDuplicates: true,
   });
   await tx.packReference.createMany({
@@ -293,18 +352,20 @@ async function storeGroups(
     ON CONFLICT DO NOTHING`;
   await appendEvents(
     tx,
-    rows.map((group): NewEvent => ({
-      stream: runStream(task.runId),
-      organizationId: task.organizationId,
-      type: "group.submitted",
-      subject: toTypeId("group", group.id),
-      data: {
-        node: toTypeId("node", nodeId),
-        version: policyVersion,
-        meanReward: group.meanReward,
-        audited: group.verifyTaskId !== null,
-        duplicate: group.duplicate,
-      },
-    })),
+    rows.map(
+      (group): NewEvent => ({
+        stream: runStream(task.runId),
+        organizationId: task.organizationId,
+        type: "group.submitted",
+        subject: toTypeId("group", group.id),
+        data: {
+          node: toTypeId("node", nodeId),
+          version: policyVersion,
+          meanReward: group.meanReward,
+          audited: group.verifyTaskId !== null,
+          duplicate: group.duplicate,
+        },
+      }),
+    ),
   );
 }

@@ -14,7 +14,10 @@ const AcceptanceEnum = builder.enumType(Acceptance, { name: "Acceptance" });
 
 /** Rollouts are private: the organization's members see them, and a node sees its own. */
 export function maySeeGroup(actor: Actor, group: { organizationId: string; nodeId: string }): boolean {
-  return allows(actor, "rollout:read", group.organizationId) || (actor.kind === "node" && actor.nodeId === group.nodeId);
+  return (
+    allows(actor, "rollout:read", group.organizationId) ||
+    (actor.kind === "node" && actor.nodeId === group.nodeId)
+  );
 }
 
 export const Group = builder.prismaNode("Group", {
@@ -76,7 +79,11 @@ export const Rollout = builder.prismaNode("Rollout", {
     tokens: t.exposeInt("tokens"),
     finishReason: t.exposeString("finishReason"),
     reward: t.exposeFloat("reward"),
-    rewardParts: t.field({ type: "JSON", select: { rewardParts: true }, resolve: (rollout) => rollout.rewardParts }),
+    rewardParts: t.field({
+      type: "JSON",
+      select: { rewardParts: true },
+      resolve: (rollout) => rollout.rewardParts,
+    }),
     advantage: t.exposeFloat("advantage", { nullable: true }),
     group: t.relation("group"),
     tokenView: t.field({
@@ -135,9 +142,11 @@ builder.prismaObjectFields(Run, (t) => ({
 builder.mutationField("submitRollouts", (t) =>
   t.field({
     type: SubmissionResult,
-    description: "Hands in the rollouts of a GENERATE task: the pack was PUT before, this names and signs it.",
+    description:
+      "Hands in the rollouts of a GENERATE task: the pack was PUT before, this names and signs it.",
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
-    resolve: async (_root, { input }, ctx) => submissionResult(ctx, await submitRollouts(ctx, submissionInput(input))),
+    resolve: async (_root, { input }, ctx) =>
+      submissionResult(ctx, await submitRollouts(ctx, submissionInput(input))),
   }),
 );

@@ -15,7 +15,10 @@ export type TokenView = {
 };
 
 /** A rollout token by token, read from its packs. Null when retention deleted the pack. */
-export async function tokenView(ctx: Ctx, input: { groupId: string; index: number }): Promise<TokenView[] | null> {
+export async function tokenView(
+  ctx: Ctx,
+  input: { groupId: string; index: number },
+): Promise<TokenView[] | null> {
   const group = await ctx.prisma.group.findUniqueOrThrow({
     where: { id: input.groupId },
     include: {
@@ -30,7 +33,10 @@ export async function tokenView(ctx: Ctx, input: { groupId: string; index: numbe
   const spec = await specOf(ctx.prisma, group.runId, group.task.revision);
   const measurementHash = group.verifications[0]?.measurementHash;
   const measuredBytes = measurementHash === undefined ? null : await readIfKept(ctx, measurementHash);
-  const measured = measuredBytes === null ? undefined : decodeMeasurementPack(measuredBytes).rollouts[input.index % spec.generation.groupSize];
+  const measured =
+    measuredBytes === null
+      ? undefined
+      : decodeMeasurementPack(measuredBytes).rollouts[input.index % spec.generation.groupSize];
   const { tokenizer } = environment(spec.environment);
   return Array.from(rollout.tokens, (token, position) => ({
     position,

@@ -19,7 +19,10 @@ export type SecretDraws = {
 };
 
 /** HMAC-SHA-256(epoch key, `"muster/<purpose>/v1\0"` ‖ group id (16 bytes) ‖ pack hash (32 bytes)), as docs/protocol.md has it. */
-export function secretDraws(key: Uint8Array, group: { readonly id: string; readonly packHash: string }): SecretDraws {
+export function secretDraws(
+  key: Uint8Array,
+  group: { readonly id: string; readonly packHash: string },
+): SecretDraws {
   const audit = draw(key, "audit", group);
   const decoys = draw(key, "decoys", group);
   return {
@@ -29,7 +32,11 @@ export function secretDraws(key: Uint8Array, group: { readonly id: string; reado
   };
 }
 
-function draw(key: Uint8Array, purpose: "audit" | "decoys" | "canary", group: { id: string; packHash: string }): Buffer {
+function draw(
+  key: Uint8Array,
+  purpose: "audit" | "decoys" | "canary",
+  group: { id: string; packHash: string },
+): Buffer {
   return createHmac("sha256", key)
     .update(`muster/${purpose}/v1\0`)
     .update(Buffer.from(group.id.replaceAll("-", ""), "hex"))
@@ -38,7 +45,11 @@ function draw(key: Uint8Array, purpose: "audit" | "decoys" | "canary", group: { 
 }
 
 /** Opens a run's first epoch; the loop opens every later one before it begins. */
-export async function openFirstEpoch(services: Services, tx: Tx, run: { id: string; organizationId: string }): Promise<void> {
+export async function openFirstEpoch(
+  services: Services,
+  tx: Tx,
+  run: { id: string; organizationId: string },
+): Promise<void> {
   await insertEpoch(services, tx, run, 1, new Date());
 }
 
@@ -55,7 +66,10 @@ export async function currentEpoch(
     });
   let epoch = await find();
   if (epoch === null) {
-    const last = await services.prisma.auditEpoch.aggregate({ where: { runId: run.id }, _max: { number: true } });
+    const last = await services.prisma.auditEpoch.aggregate({
+      where: { runId: run.id },
+      _max: { number: true },
+    });
     await insertEpoch(services, services.prisma, run, (last._max.number ?? 0) + 1, now);
     epoch = await find();
   }
@@ -71,7 +85,9 @@ export async function epochKeyOf(services: Services, runId: string, number: numb
   const name = `${runId}:${number}`;
   const known = keys.get(name);
   if (known !== undefined) return known;
-  const epoch = await services.prisma.auditEpoch.findUniqueOrThrow({ where: { runId_number: { runId, number } } });
+  const epoch = await services.prisma.auditEpoch.findUniqueOrThrow({
+    where: { runId_number: { runId, number } },
+  });
   const key = epochKey(services, epoch);
   keys.set(name, key);
   return key;
@@ -93,10 +109,16 @@ export const epochLoop: Loop = {
       const last = run.auditEpochs[0];
       await insertEpoch(ctx, ctx.prisma, run, (last?.number ?? 0) + 1, last?.closedAt ?? new Date());
     }
-    const closed = await ctx.prisma.auditEpoch.findMany({ where: { revealedAt: null, closedAt: { lt: new Date() } }, take: 64 });
+    const closed = await ctx.prisma.auditEpoch.findMany({
+      where: { revealedAt: null, closedAt: { lt: new Date() } },
+      take: 64,
+    });
     for (const epoch of closed) {
-      const open = await ctx.prisma.group.count({ where: { runId: epoch.runId, epoch: epoch.number, finalAt: null } });
-      if (open === 0) await ctx.prisma.auditEpoch.update({ where: { id: epoch.id }, data: { revealedAt: new Date() } });
+      const open = await ctx.prisma.group.count({
+        where: { runId: epoch.runId, epoch: epoch.number, finalAt: null },
+      });
+      if (open === 0)
+        await ctx.prisma.auditEpoch.update({ where: { id: epoch.id }, data: { revealedAt: new Date() } });
     }
   },
 };
@@ -106,7 +128,13 @@ export function revealedKey(services: Services, epoch: AuditEpoch): string | nul
   return epoch.revealedAt === null ? null : Buffer.from(epochKey(services, epoch)).toString("hex");
 }
 
-async function insertEpoch(services: Services, tx: Tx, run: { id: string; organizationId: string }, number: number, openedAt: Date): Promise<void> {
+async function insertEpoch(
+  services: Services,
+  tx: Tx,
+  run: { id: string; organizationId: string },
+  number: number,
+  openedAt: Date,
+): Promise<void> {
   const key = randomBytes(32);
   await tx.auditEpoch.createMany({
     data: [
@@ -129,7 +157,9 @@ async function insertEpoch(services: Services, tx: Tx, run: { id: string; organi
 // AES-256-GCM under a key derived from the coordinator's secret; run and number are authenticated, so rows cannot be swapped.
 function seal(services: Services, runId: string, number: number, key: Uint8Array): Uint8Array<ArrayBuffer> {
   const iv = randomBytes(12);
-  const cipher = createCipheriv("aes-256-gcm", wrappingKey(services), iv).setAAD(Buffer.from(`${runId}:${number}`));
+  const cipher = createCipheriv("aes-256-gcm", wrappingKey(services), iv).setAAD(
+    Buffer.from(`${runId}:${number}`),
+  );
   const sealed = Buffer.concat([iv, cipher.update(key), cipher.final(), cipher.getAuthTag()]);
   return Uint8Array.from(sealed);
 }
@@ -141,7 +171,10 @@ function epochKey(services: Services, epoch: AuditEpoch): Uint8Array {
   try {
     return Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]);
   } catch (cause) {
-    throw new Error("An audit key does not open with this MUSTER_SECRET. Start the coordinator with the secret the run was created under.", { cause });
+    throw new Error(
+      "An audit key does not open with this MUSTER_SECRET. Start the coordinator with the secret the run was created under.",
+      { cause },
+    );
   }
 }
 

@@ -1,4 +1,4 @@
-import { encodeBlindPack, rolloutKey, type RolloutPack, type RunSpec, toTypeId } from "@muster/protocol";
+import { encodeBlindPack, type RolloutPack, type RunSpec, rolloutKey, toTypeId } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 
 /**

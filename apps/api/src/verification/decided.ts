@@ -17,7 +17,13 @@ export async function decidedEvents(
       organizationId: group.organizationId,
       type: "group.decided",
       subject: toTypeId("group", group.id),
-      data: { state, reason, node: toTypeId("node", group.nodeId), version: group.policyVersion, meanReward: group.meanReward },
+      data: {
+        state,
+        reason,
+        node: toTypeId("node", group.nodeId),
+        version: group.policyVersion,
+        meanReward: group.meanReward,
+      },
     })),
   );
 }

@@ -19,8 +19,10 @@ export async function retryElsewhere(
 ): Promise<void> {
   const { group, spec } = input;
   if (group.inconclusive >= retries) return invalidate(tx, group, spec, input.note);
-  const previous = group.verifyTaskId === null ? null : await tx.task.findUnique({ where: { id: group.verifyTaskId } });
-  if (previous === null || group.blindHash === null) throw new Error(`group ${group.id} has no VERIFY task to repeat`);
+  const previous =
+    group.verifyTaskId === null ? null : await tx.task.findUnique({ where: { id: group.verifyTaskId } });
+  if (previous === null || group.blindHash === null)
+    throw new Error(`group ${group.id} has no VERIFY task to repeat`);
   const taskId = await openTask(tx, {
     organizationId: group.organizationId,
     runId: group.runId,
@@ -41,7 +43,10 @@ export async function retryElsewhere(
       kind: "BLIND",
     },
   });
-  await tx.group.update({ where: { id: group.id }, data: { verifyTaskId: taskId, inconclusive: { increment: 1 }, reason: input.note } });
+  await tx.group.update({
+    where: { id: group.id },
+    data: { verifyTaskId: taskId, inconclusive: { increment: 1 }, reason: input.note },
+  });
 }
 
 /** A VERIFY task that used up its attempts leaves a group that nobody could measure. */
@@ -49,7 +54,12 @@ export async function onVerifyFailed(tx: Tx, task: Task): Promise<void> {
   const group = await tx.group.findFirst({ where: { verifyTaskId: task.id, state: "VERIFYING" } });
   if (group === null) return;
   const spec = await specOf(tx, task.runId, task.revision);
-  await invalidate(tx, group, spec, `No validator finished measuring it: ${task.failure ?? "the task ran out of attempts"}.`);
+  await invalidate(
+    tx,
+    group,
+    spec,
+    `No validator finished measuring it: ${task.failure ?? "the task ran out of attempts"}.`,
+  );
 }
 
 /**

@@ -19,7 +19,12 @@ import { CodedError } from "../errors.ts";
 import { holdForGroups, payNodes } from "../ledger/ledger.ts";
 import { specOf } from "../runs/spec.ts";
 import { acceptSubmissions, completeTasks, reopenTask } from "../tasks/lease.ts";
-import { openSubmissions, type SignedSubmission, type SubmissionInput, type SubmissionOutcome } from "../tasks/submission.ts";
+import {
+  openSubmissions,
+  type SignedSubmission,
+  type SubmissionInput,
+  type SubmissionOutcome,
+} from "../tasks/submission.ts";
 import { epochKeyOf, secretDraws } from "./audit.ts";
 import { decidedEvents } from "./decided.ts";
 import { retryElsewhere } from "./inconclusive.ts";
@@ -33,7 +38,10 @@ import { recordOutcome } from "./trust.ts";
 export const maxMeasurements = 16;
 
 /** Takes a validator's measurements, one a group, and issues the verdicts. Outcomes come in the order of the inputs. */
-export async function submitMeasurements(ctx: Ctx, inputs: readonly SubmissionInput[]): Promise<SubmissionOutcome[]> {
+export async function submitMeasurements(
+  ctx: Ctx,
+  inputs: readonly SubmissionInput[],
+): Promise<SubmissionOutcome[]> {
   if (inputs.length === 0 || inputs.length > maxMeasurements)
     throw new CodedError("INPUT_INVALID", `Submit 1 to ${maxMeasurements} measurements at once.`);
   if (new Set(inputs.map((input) => input.taskId)).size !== inputs.length)
@@ -46,7 +54,10 @@ export async function submitMeasurements(ctx: Ctx, inputs: readonly SubmissionIn
     const { task } = submission;
     if (input === undefined) continue;
     if (task.kind !== "VERIFY")
-      throw new CodedError("INPUT_INVALID", `This task is ${task.kind}, not VERIFY. Submit its result with the mutation of its kind.`);
+      throw new CodedError(
+        "INPUT_INVALID",
+        `This task is ${task.kind}, not VERIFY. Submit its result with the mutation of its kind.`,
+      );
     // An answered attempt is answered the same again, without judging the pack a second time.
     const before = answered(submission, input);
     if (before === undefined) open.push({ submission, input });
@@ -58,11 +69,13 @@ export async function submitMeasurements(ctx: Ctx, inputs: readonly SubmissionIn
   }
   const sound = judged.flatMap((each) => (each.kind === "judged" ? [each] : []));
   if (sound.length > 0) {
-    for (const outcome of await ctx.prisma.$transaction((tx) => apply(tx, sound), { timeout: 30_000 })) outcomes.set(outcome.taskId, outcome);
+    for (const outcome of await ctx.prisma.$transaction((tx) => apply(tx, sound), { timeout: 30_000 }))
+      outcomes.set(outcome.taskId, outcome);
   }
   ctx.bus.publish("events");
   for (const runId of new Set(submissions.map(({ task }) => task.runId))) ctx.bus.publish(`run:${runId}`);
-  if (judged.some((each) => each.kind === "refused" || each.verdict.verdict === "INCONCLUSIVE")) ctx.bus.publish("offers:VERIFY");
+  if (judged.some((each) => each.kind === "refused" || each.verdict.verdict === "INCONCLUSIVE"))
+    ctx.bus.publish("offers:VERIFY");
   return submissions.map(({ task }) => {
     const outcome = outcomes.get(task.id);
     if (outcome === undefined) throw new Error(`task ${task.id} was submitted and not answered`);
@@ -80,7 +93,10 @@ type JudgedGroup = Opened & {
   readonly verdict: GroupDecision;
 };
 
-function answered({ attempt, task }: SignedSubmission, input: SubmissionInput): SubmissionOutcome | undefined {
+function answered(
+  { attempt, task }: SignedSubmission,
+  input: SubmissionInput,
+): SubmissionOutcome | undefined {
   if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
   return attempt.reason === null
     ? { kind: "submitted", taskId: task.id, duplicate: true }
@@ -103,13 +119,26 @@ async function judgeAll(ctx: Ctx, open: readonly Opened[]): Promise<(Refused | J
       const { task } = submission;
       const found = groups.find((group) => group.verifyTaskId === task.id);
       // The group was given to another validator, or decided, since this attempt began.
-      if (found === undefined) return { submission, input, kind: "refused", message: "The group is no longer measured by this task." };
+      if (found === undefined)
+        return {
+          submission,
+          input,
+          kind: "refused",
+          message: "The group is no longer measured by this task.",
+        };
       const { rollouts, ...group } = found;
       const spec = await specOf(ctx.prisma, task.runId, task.revision);
       const measurement = await readMeasurement(ctx, input.pack, spec);
-      if (typeof measurement === "string") return { submission, input, kind: "refused", message: measurement };
+      if (typeof measurement === "string")
+        return { submission, input, kind: "refused", message: measurement };
       const pack = await packOf(group.packHash);
-      const verdict = await verdictOf(ctx, { group, spec, pack, measurement, rewards: rollouts.map((rollout) => rollout.reward) });
+      const verdict = await verdictOf(ctx, {
+        group,
+        spec,
+        pack,
+        measurement,
+        rewards: rollouts.map((rollout) => rollout.reward),
+      });
       if (verdict.measurementFault) return { submission, input, kind: "refused", message: explain(verdict) };
       return { submission, input, kind: "judged", group, spec, rollouts, verdict };
     }),
@@ -120,7 +149,11 @@ async function judgeAll(ctx: Ctx, open: readonly Opened[]): Promise<(Refused | J
 async function readMeasurement(ctx: Ctx, sha256: string, spec: RunSpec): Promise<MeasurementPack | string> {
   const bytes = await ctx.blobs.read(sha256);
   try {
-    return decodeMeasurementPack(bytes, { bytes: bytes.length, rollouts: spec.generation.groupSize, tokens: spec.model.maxPositions });
+    return decodeMeasurementPack(bytes, {
+      bytes: bytes.length,
+      rollouts: spec.generation.groupSize,
+      tokens: spec.model.maxPositions,
+    });
   } catch (error) {
     if (error instanceof PackError) return `The measurement does not read: ${error.message}`;
     throw error;
@@ -129,7 +162,13 @@ async function readMeasurement(ctx: Ctx, sha256: string, spec: RunSpec): Promise
 
 async function verdictOf(
   ctx: Ctx,
-  input: { group: Group; spec: RunSpec; pack: RolloutPack; measurement: MeasurementPack; rewards: readonly number[] },
+  input: {
+    group: Group;
+    spec: RunSpec;
+    pack: RolloutPack;
+    measurement: MeasurementPack;
+    rewards: readonly number[];
+  },
 ): Promise<GroupDecision> {
   const { group, spec, pack, measurement, rewards } = input;
   const rollouts = groupOf(pack, group.index, spec.generation.groupSize);
@@ -157,15 +196,24 @@ async function verdictOf(
 
 /** The first check that did not pass, in a sentence. */
 function explain(verdict: GroupDecision): string {
-  const telling = verdict.checks.find((check) => check.verdict === "FAIL") ?? verdict.checks.find((check) => check.verdict !== "PASS");
-  return telling === undefined ? "" : telling.note === "" ? telling.plain : `${telling.plain} ${telling.note}`;
+  const telling =
+    verdict.checks.find((check) => check.verdict === "FAIL") ??
+    verdict.checks.find((check) => check.verdict !== "PASS");
+  return telling === undefined
+    ? ""
+    : telling.note === ""
+      ? telling.plain
+      : `${telling.plain} ${telling.note}`;
 }
 
 async function refuse(ctx: Ctx, { submission, input, message }: Refused): Promise<SubmissionOutcome> {
   const { task, nodeId } = submission;
   return ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const [fence] = await acceptSubmissions(tx, [{ taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack }]);
-    if (fence === undefined || fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
+    const [fence] = await acceptSubmissions(tx, [
+      { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack },
+    ]);
+    if (fence === undefined || fence.kind === "lost")
+      return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
     if (fence.kind === "fresh") {
       await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
       await reopenTask(tx, fence.task, `measurement refused: ${message}`);
@@ -188,11 +236,18 @@ async function apply(tx: Tx, judged: readonly JudgedGroup[]): Promise<Submission
   const fresh = judged.filter((_, i) => fences[i]?.kind === "fresh");
   if (fresh.length > 0) {
     await storeVerifications(tx, fresh);
-    await accept(tx, fresh.filter(({ verdict }) => verdict.verdict === "ACCEPTED"));
+    await accept(
+      tx,
+      fresh.filter(({ verdict }) => verdict.verdict === "ACCEPTED"),
+    );
     for (const each of fresh) {
       if (each.verdict.verdict === "REJECTED") await reject(tx, each);
       if (each.verdict.verdict === "INCONCLUSIVE")
-        await retryElsewhere(tx, { ...each, validatorNodeId: each.submission.nodeId, note: explain(each.verdict) });
+        await retryElsewhere(tx, {
+          ...each,
+          validatorNodeId: each.submission.nodeId,
+          note: explain(each.verdict),
+        });
     }
     await completeTasks(
       tx,
@@ -213,7 +268,8 @@ async function apply(tx: Tx, judged: readonly JudgedGroup[]): Promise<Submission
   }
   return judged.map(({ submission: { task } }, i): SubmissionOutcome => {
     const fence = fences[i];
-    if (fence === undefined || fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
+    if (fence === undefined || fence.kind === "lost")
+      return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
     return { kind: "submitted", taskId: task.id, duplicate: fence.kind === "duplicate" };
   });
 }
@@ -301,9 +357,17 @@ async function setFinality(tx: Tx, accepted: readonly JudgedGroup[]): Promise<vo
     const [first] = own;
     if (first === undefined) continue;
     const { runId, organizationId } = first.group;
-    const trust = await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "ACCEPTED", count: own.length, spec: first.spec });
+    const trust = await recordOutcome(tx, {
+      runId,
+      nodeId,
+      organizationId,
+      outcome: "ACCEPTED",
+      count: own.length,
+      spec: first.spec,
+    });
     const before = trust.accepted - own.length;
-    for (const [i, { group }] of own.entries()) finality.push({ id: group.id, after: before + i + 1 + Math.ceil(3 / group.auditRate) });
+    for (const [i, { group }] of own.entries())
+      finality.push({ id: group.id, after: before + i + 1 + Math.ceil(3 / group.auditRate) });
   }
   await tx.$executeRaw`
     UPDATE "Group" g SET "finalAfter" = v.after

@@ -9,7 +9,9 @@ import { revealedKey } from "./audit.ts";
 import { maxMeasurements, submitMeasurements } from "./measurement.ts";
 
 const VerdictEnum = builder.enumType(Verdict, { name: "Verdict" });
-const CheckVerdictEnum = builder.enumType("CheckVerdict", { values: ["PASS", "FAIL", "INCONCLUSIVE"] as const });
+const CheckVerdictEnum = builder.enumType("CheckVerdict", {
+  values: ["PASS", "FAIL", "INCONCLUSIVE"] as const,
+});
 
 const CheckResultRef = builder.objectRef<CheckResult>("CheckResult").implement({
   description: "One check of a verdict, with every number it rests on.",
@@ -25,7 +27,10 @@ const CheckResultRef = builder.objectRef<CheckResult>("CheckResult").implement({
     note: t.exposeString("note"),
     plain: t.exposeString("plain", { description: "The outcome in one sentence for anyone." }),
     does: t.string({ description: "What the check does.", resolve: (check) => described(check.id).plain }),
-    cannotCatch: t.string({ description: "What gets past the check.", resolve: (check) => described(check.id).cannotCatch }),
+    cannotCatch: t.string({
+      description: "What gets past the check.",
+      resolve: (check) => described(check.id).cannotCatch,
+    }),
   }),
 });
 
@@ -44,7 +49,8 @@ builder.prismaNode("Verification", {
     validator: t.field({
       type: ComputeNode,
       select: { validatorNodeId: true },
-      resolve: (verification, _args, ctx) => ctx.prisma.node.findUniqueOrThrow({ where: { id: verification.validatorNodeId } }),
+      resolve: (verification, _args, ctx) =>
+        ctx.prisma.node.findUniqueOrThrow({ where: { id: verification.validatorNodeId } }),
     }),
     group: t.relation("group"),
     tokens: t.exposeInt("tokens"),
@@ -55,12 +61,17 @@ builder.prismaNode("Verification", {
 });
 
 builder.prismaObject("AuditEpoch", {
-  description: "24 hours of one run whose secret draws share a key: its hash is public before, the key after.",
+  description:
+    "24 hours of one run whose secret draws share a key: its hash is public before, the key after.",
   authScopes: { public: true },
   fields: (t) => ({
     number: t.exposeInt("number"),
     keyHash: t.exposeString("keyHash"),
-    key: t.string({ nullable: true, description: "The revealed key; null while secret.", resolve: (epoch, _args, ctx) => revealedKey(ctx, epoch) }),
+    key: t.string({
+      nullable: true,
+      description: "The revealed key; null while secret.",
+      resolve: (epoch, _args, ctx) => revealedKey(ctx, epoch),
+    }),
     openedAt: t.expose("openedAt", { type: "DateTime" }),
     closedAt: t.expose("closedAt", { type: "DateTime", nullable: true }),
     revealedAt: t.expose("revealedAt", { type: "DateTime", nullable: true }),
@@ -73,13 +84,18 @@ builder.prismaObjectFields(Run, (t) => ({
     description: "Verdicts, newest first.",
     authScopes: { can: "rollout:read" },
     args: { verdict: t.arg({ type: VerdictEnum, required: false }) },
-    query: (args) => ({ where: args.verdict == null ? {} : { verdict: args.verdict }, orderBy: { id: "desc" } }),
+    query: (args) => ({
+      where: args.verdict == null ? {} : { verdict: args.verdict },
+      orderBy: { id: "desc" },
+    }),
   }),
   auditEpochs: t.relation("auditEpochs", { query: { orderBy: { number: "asc" } } }),
 }));
 
 const SubmitMeasurementsInput = builder.inputType("SubmitMeasurementsInput", {
-  fields: (t) => ({ submissions: t.field({ type: [SubmitPackInput], description: `1 to ${maxMeasurements}.` }) }),
+  fields: (t) => ({
+    submissions: t.field({ type: [SubmitPackInput], description: `1 to ${maxMeasurements}.` }),
+  }),
 });
 
 builder.mutationFields((t) => ({

@@ -19,7 +19,10 @@ export function probationGroups(audit: RunSpec["verification"]["audit"]): number
 }
 
 /** Makes sure a node has a standing in a run. */
-export async function joinRun(tx: Tx, input: { runId: string; nodeId: string; organizationId: string; auditRate: number }): Promise<void> {
+export async function joinRun(
+  tx: Tx,
+  input: { runId: string; nodeId: string; organizationId: string; auditRate: number },
+): Promise<void> {
   const created = await tx.nodeTrust.createMany({ data: [input], skipDuplicates: true });
   if (created.count === 0) return;
   await appendEvents(tx, [
@@ -39,7 +42,15 @@ export async function joinRun(tx: Tx, input: { runId: string; nodeId: string; or
  */
 export async function recordOutcome(
   tx: Tx,
-  input: { runId: string; nodeId: string; organizationId: string; outcome: Outcome; count?: number; spec: RunSpec; reason?: string },
+  input: {
+    runId: string;
+    nodeId: string;
+    organizationId: string;
+    outcome: Outcome;
+    count?: number;
+    spec: RunSpec;
+    reason?: string;
+  },
 ) {
   const { runId, nodeId, organizationId, outcome, count = 1, spec } = input;
   // Locked, because two groups of one node may be decided at once and both count.
@@ -60,7 +71,9 @@ export async function recordOutcome(
       ...(outcome === "INVALID" ? { invalidStreak: { increment: 1 } } : {}),
       ...(valid ? { invalidStreak: 0 } : {}),
       auditRate: spec.verification.audit.rate,
-      ...(before?.state === "PROBATION" || before?.state === "TRUSTED" ? { state: trusted ? "TRUSTED" : "PROBATION" } : {}),
+      ...(before?.state === "PROBATION" || before?.state === "TRUSTED"
+        ? { state: trusted ? "TRUSTED" : "PROBATION" }
+        : {}),
     },
   });
   const struckOut = after.rejected >= strikes || after.invalidStreak >= strikes;
@@ -71,11 +84,15 @@ export async function recordOutcome(
     await quarantine(tx, { runId, nodeId, organizationId, reason });
     return { ...after, state: "QUARANTINED" as const, reason };
   }
-  if (after.state !== before?.state) await trustEvent(tx, { runId, nodeId, organizationId, state: after.state, reason: null });
+  if (after.state !== before?.state)
+    await trustEvent(tx, { runId, nodeId, organizationId, state: after.state, reason: null });
   return after;
 }
 
-async function quarantine(tx: Tx, input: { runId: string; nodeId: string; organizationId: string; reason: string }): Promise<void> {
+async function quarantine(
+  tx: Tx,
+  input: { runId: string; nodeId: string; organizationId: string; reason: string },
+): Promise<void> {
   const { runId, nodeId } = input;
   await tx.nodeTrust.update({
     where: { runId_nodeId: { runId, nodeId } },
@@ -88,7 +105,10 @@ async function quarantine(tx: Tx, input: { runId: string; nodeId: string; organi
     ) ORDER BY id FOR UPDATE`;
   const live = await tx.attempt.findMany({ where: { runId, nodeId, state: "LIVE" } });
   for (const attempt of live) {
-    await tx.attempt.update({ where: { id: attempt.id }, data: { state: "CANCELLED", endedAt: new Date(), reason: "NODE_QUARANTINED" } });
+    await tx.attempt.update({
+      where: { id: attempt.id },
+      data: { state: "CANCELLED", endedAt: new Date(), reason: "NODE_QUARANTINED" },
+    });
     await reopenTask(tx, { id: attempt.taskId }, "NODE_QUARANTINED");
   }
   await trustEvent(tx, { ...input, state: "QUARANTINED" });

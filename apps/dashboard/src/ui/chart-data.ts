@@ -100,22 +100,6 @@ export function cursorAfterKey(key: string, index: number | null, length: number
   }
 }
 
-/** Smallest and largest value drawn, spread included; undefined when nothing is drawn. */
-export function extentOf(columns: readonly Column[]): [number, number] | undefined {
-  let least = Number.POSITIVE_INFINITY;
-  let most = Number.NEGATIVE_INFINITY;
-  for (const column of columns) {
-    for (const values of [column.values, column.low ?? [], column.high ?? []]) {
-      for (const value of values) {
-        if (value === null) continue;
-        if (value < least) least = value;
-        if (value > most) most = value;
-      }
-    }
-  }
-  return least <= most ? [least, most] : undefined;
-}
-
 function drawable(value: number | undefined): number | null {
   return value !== undefined && Number.isFinite(value) ? value : null;
 }

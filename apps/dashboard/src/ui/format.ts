@@ -75,15 +75,6 @@ export function formatClock(at: Date): string {
   return new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" }).format(at);
 }
 
-/** `1.2 MB` (decimal units). */
-export function formatBytes(bytes: number | bigint): string {
-  const n = Number(bytes);
-  for (const [size, unit] of byteScales) {
-    if (n >= size) return `${(n / size).toFixed(n >= size * 100 ? 0 : 1)} ${unit}`;
-  }
-  return `${n} B`;
-}
-
 const microPerCredit = 1_000_000n;
 
 /** Micro-credits as credits with at most three decimals: `84.213`; the rest is below what a page should show. */
@@ -126,13 +117,6 @@ const scales = [
   [1e6, "M"],
   [1e3, "k"],
 ] as const;
-const byteScales = [
-  [1e12, "TB"],
-  [1e9, "GB"],
-  [1e6, "MB"],
-  [1e3, "kB"],
-] as const;
-
 function minus(text: string): string {
   return text.replace("-", "−").replace("e-", "e−");
 }

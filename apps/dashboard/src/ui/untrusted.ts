@@ -31,11 +31,6 @@ export function partsOf(text: string): UntrustedPart[] {
   return parts;
 }
 
-/** Whether any character of the text is shown as a mark. */
-export function hasMarks(text: string): boolean {
-  return partsOf(text).some((part) => part.kind === "mark");
-}
-
 /** The text on one line, with marks written out: for titles, labels and other places that hold only a string. */
 export function plainLine(text: string): string {
   return partsOf(text).map(written).join("");
