@@ -85,7 +85,7 @@ async function afterKills(): Promise<number> {
 
 /** Small steps and short leases: much happens in little time, and what a dead node held is free again soon. */
 function killSpec(): RunSpec {
-  const demo = demoRunSpec({ seed: 1, steps: 20, name: "Killed again and again" });
+  const demo = demoRunSpec({ seed: 1, steps: 24, name: "Killed again and again" });
   return {
     ...demo,
     base: {
@@ -98,7 +98,9 @@ function killSpec(): RunSpec {
     },
     generation: { ...demo.generation, groupsPerTask: 4 },
     batch: { ...demo.batch, signalGroups: 16, settledGroups: 16, minSignalGroups: 1 },
-    evaluation: { ...demo.evaluation, examples: 32, versions: [0, 20] },
+    // Slow learning, so that no batch lacks signal: all of the steps are wanted.
+    training: { ...demo.training, learningRate: 1e-4 },
+    evaluation: { ...demo.evaluation, examples: 32, versions: [0, 24] },
     leaseSeconds: 5,
   };
 }
@@ -123,9 +125,12 @@ async function stepOf(installation: Installation, run: string): Promise<number> 
 }
 
 async function reach(installation: Installation, run: string, step: number, seconds: number): Promise<void> {
-  await until(`step ${step}`, seconds, async () =>
-    (await installation.client.runs.get({ id: run })).step >= step ? true : undefined,
-  );
+  const reached = await until(`step ${step}`, seconds, async () => {
+    const found = await installation.client.runs.get({ id: run });
+    return found.step >= step || found.state !== "RUNNING" ? found : undefined;
+  });
+  if (reached.step < step)
+    throw new Error(`The run is ${reached.state} (${reached.stateReason}) at step ${reached.step}, before ${step}.`);
 }
 
 /** What a run that went through all this must show: every step once, each from a batch of its own, none skipped. */

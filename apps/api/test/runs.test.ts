@@ -103,7 +103,7 @@ describe("creating a run", () => {
     expect(answer.issues?.length).toBeGreaterThan(0);
     const unsupported = {
       ...smallSpec(),
-      training: { klCoefficient: 0.1 },
+      verification: { form: "bf16" },
       limits: { deadline: "2020-01-01T00:00:00Z" },
     };
     const refused = await server.ask<Created>(
@@ -112,7 +112,7 @@ describe("creating a run", () => {
       organization.owner,
     );
     expect(refused.createRun.issues?.map((issue) => issue.path)).toEqual([
-      "training.klCoefficient",
+      "verification.form",
       "limits.deadline",
     ]);
     expect(await server.prisma.run.count({ where: { organizationId: organization.id } })).toBe(0);
@@ -353,6 +353,8 @@ describe("planning", () => {
     ]);
     expect(trainPayloadSchema.parse(train.payload)).toEqual({
       kind: "TRAIN",
+      reference: null,
+      temperature: 1,
       step: 1,
       totalSteps: 2,
       version: 1,

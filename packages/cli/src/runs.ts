@@ -2,12 +2,18 @@ import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { extname } from "node:path";
 import { prefixOf } from "@muster/protocol";
-import type { MusterClient, Run, RunState } from "@muster/sdk";
+import { graphql, type MusterClient, type Run, type RunState } from "@muster/sdk";
 import { parse as parseToml, TomlError } from "smol-toml";
 import type { Exit } from "./exit-codes.ts";
 import { Failure, systemCode } from "./failure.ts";
 import { progressLine, progressOf, showProgress } from "./run-progress.ts";
 import { printable, type Terminal, table } from "./terminal.ts";
+
+const MyOrganizationsDocument = graphql(`
+  query MyOrganizations {
+    organizations { id name }
+  }
+`);
 
 export async function listRuns(
   client: MusterClient,
@@ -173,8 +179,7 @@ async function findRun(client: MusterClient, name: string, signal: AbortSignal):
 }
 
 async function onlyOrganization(client: MusterClient, signal: AbortSignal): Promise<string> {
-  const { organizations: memberships } = await client.me({ signal });
-  const organizations = memberships.map(({ organization }) => organization);
+  const { organizations } = await client.execute(MyOrganizationsDocument, {}, { signal });
   const [first] = organizations;
   if (first !== undefined && organizations.length === 1) return first.id;
   throw new Failure({

@@ -442,18 +442,6 @@ function* contradictions(spec: RunSpec): Generator<{ path: readonly string[]; me
       message: `A task holds at most ${maxRolloutsPerTask} rollouts (group size × groups).`,
     };
   }
-  if (spec.verification.audit.rate < 1) {
-    yield {
-      path: ["verification", "audit", "rate"],
-      message: "This version measures every group: the rate must be 1.",
-    };
-  }
-  if (spec.verification.form === "bf16") {
-    yield {
-      path: ["verification", "form"],
-      message: "The policies of this version compute in float32: the form must be f32.",
-    };
-  }
   if (batch.minSignalGroups > batch.signalGroups) {
     yield { path: ["batch", "minSignalGroups"], message: `More than signalGroups (${batch.signalGroups}).` };
   }

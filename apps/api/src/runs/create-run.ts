@@ -38,6 +38,17 @@ export function checkRunSpec(input: unknown): SpecCheck {
   if (!parsed.ok) return { valid: false, issues: parsed.issues };
   const { spec } = parsed;
   const issues: RunSpecIssue[] = [];
+  // A batch takes its old log-probabilities from measurements, so every group has to have one.
+  if (spec.verification.audit.rate < 1)
+    issues.push({
+      path: "verification.audit.rate",
+      message: "This version measures every group; leave it at 1.",
+    });
+  if (spec.verification.form === "bf16")
+    issues.push({
+      path: "verification.form",
+      message: "The policies of this version compute in float32; leave it at f32.",
+    });
   if (spec.limits.deadline !== undefined && new Date(spec.limits.deadline) <= new Date())
     issues.push({ path: "limits.deadline", message: "It has passed." });
   return issues.length > 0 ? { valid: false, issues } : { valid: true, spec, hash: specHash(spec) };
