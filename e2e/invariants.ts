@@ -3,6 +3,7 @@
 // gone on by itself each time, and asks then. The last line of standard output is one JSON object.
 import { spawn } from "node:child_process";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { openDatabase } from "@muster/db";
 import { demoRunSpec, fromTypeId, type RunSpec } from "@muster/protocol";
@@ -20,6 +21,9 @@ const { values } = parseArgs({
 const say = (text: string) => {
   if (!values.json) process.stderr.write(`${text}\n`);
 };
+
+/** What is killed, one after the other, twice. */
+const parts = ["worker-1", "trainer", "validator", "api", "postgres"];
 
 type Kill = { what: string; atStep: number; recoveredSeconds: number };
 
@@ -51,7 +55,9 @@ async function afterKills(): Promise<number> {
     const { id: run } = await createRun(installation, spec);
     await reach(installation, run, 1, 90);
     const kills: Kill[] = [];
-    for (const what of ["worker-1", "trainer", "validator", "api", "postgres"]) {
+    for (const what of [...parts, ...parts]) {
+      // Anywhere in a step, not always at its beginning.
+      await sleep(Math.random() * 1_000);
       const atStep = await stepOf(installation, run);
       const killed = performance.now();
       await kill(installation, what);
@@ -60,22 +66,29 @@ async function afterKills(): Promise<number> {
       kills.push({ what, atStep, recoveredSeconds });
       say(`Killed ${what} at step ${atStep}: the next step came after ${recoveredSeconds} s.`);
     }
-    await until(`end of the run`, 90, async () => {
+    await until("end of the run", 90, async () => {
       const { state, stateReason } = await installation.client.runs.get({ id: run });
       if (state === "FAILED" || state === "PAUSED") say(`The run is ${state}: ${stateReason}`);
       return state === "COMPLETED" ? true : undefined;
     });
     const lost = await lostOrDouble(installation, run, spec);
     const { status, output } = await muster(["invariants", "--state-dir", installation.stateDir, "--json"]);
-    const report: { checked: number; violations: unknown } = JSON.parse(
+    const report: { checked: number; violations: number } = JSON.parse(
       output.trim().split("\n").at(-1) ?? "{}",
     );
     for (const problem of lost) process.stderr.write(`${problem}\n`);
     if (status !== 0) process.stderr.write(output);
+    const { checked, violations } = report;
     const seconds = Math.round((performance.now() - started) / 1000);
-    process.stdout.write(
-      `${JSON.stringify({ ...report, steps: spec.limits.steps, lost, kills, seconds })}\n`,
-    );
+    const summary = {
+      checked,
+      violations,
+      steps: spec.limits.steps,
+      lostOrDouble: lost.length,
+      kills,
+      seconds,
+    };
+    process.stdout.write(`${JSON.stringify(summary)}\n`);
     return status === 0 && lost.length === 0 ? 0 : 1;
   } finally {
     if (values.keep) say(`Kept in ${installation.stateDir}`);
@@ -85,22 +98,14 @@ async function afterKills(): Promise<number> {
 
 /** Small steps and short leases: much happens in little time, and what a dead node held is free again soon. */
 function killSpec(): RunSpec {
-  const demo = demoRunSpec({ seed: 1, steps: 24, name: "Killed again and again" });
+  const demo = demoRunSpec({ seed: 1, steps: 32, name: "Killed again and again" });
   return {
     ...demo,
-    base: {
-      kind: "warmup",
-      steps: 60,
-      batchSize: 64,
-      learningRate: 2e-3,
-      warmupSteps: 10,
-      weightDecay: 0.01,
-    },
     generation: { ...demo.generation, groupsPerTask: 4 },
     batch: { ...demo.batch, signalGroups: 16, settledGroups: 16, minSignalGroups: 1 },
     // Slow learning, so that no batch lacks signal: all of the steps are wanted.
     training: { ...demo.training, learningRate: 1e-4 },
-    evaluation: { ...demo.evaluation, examples: 32, versions: [0, 24] },
+    evaluation: { ...demo.evaluation, examples: 32, versions: [0, 32] },
     leaseSeconds: 5,
   };
 }
@@ -130,7 +135,9 @@ async function reach(installation: Installation, run: string, step: number, seco
     return found.step >= step || found.state !== "RUNNING" ? found : undefined;
   });
   if (reached.step < step)
-    throw new Error(`The run is ${reached.state} (${reached.stateReason}) at step ${reached.step}, before ${step}.`);
+    throw new Error(
+      `The run is ${reached.state} (${reached.stateReason}) at step ${reached.step}, before ${step}.`,
+    );
 }
 
 /** What a run that went through all this must show: every step once, each from a batch of its own, none skipped. */

@@ -1,6 +1,6 @@
 // The command as people run it: a process of its own.
 import { spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -38,6 +38,8 @@ export type TestFolder = AsyncDisposable & { path: string };
 
 export async function testFolder(): Promise<TestFolder> {
   const path = await mkdtemp(join(tmpdir(), "muster-cli-"));
+  // As root the database runs as another user, which must get in.
+  await chmod(path, 0o755);
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 

@@ -1,6 +1,6 @@
 // What the machine itself offers.
 import { accessSync, constants, statfsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { cpus, freemem, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { DatabaseError, startPostgres } from "@muster/db";
@@ -116,6 +116,8 @@ export async function checkDatabase(): Promise<Finding> {
     }
   }
   const folder = await mkdtemp(join(tmpdir(), "muster-doctor-"));
+  // As root the server runs as another user, which must get in; else its data is put where it would stay.
+  await chmod(folder, 0o755);
   try {
     const postgres = await startPostgres(join(folder, "postgres"));
     try {
