@@ -8,6 +8,20 @@ const results = join(repository, ".muster", "test-results");
 // A browser of the system where there is one; elsewhere Playwright's own, which `npx playwright install chromium` fetches.
 const chromium = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
 
+export const launchOptions = {
+  ...(existsSync(chromium) ? { executablePath: chromium } : {}),
+  args: [
+    // Chromium's own sandbox does not start as root, which containers run as; the pages are our own.
+    ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+  ],
+};
+
 export default defineConfig<object, InstallationChoice>({
   testDir: "specs",
   outputDir: join(results, "playwright"),
@@ -27,19 +41,7 @@ export default defineConfig<object, InstallationChoice>({
     viewport: { width: 1440, height: 900 },
     trace: "retain-on-failure",
     screenshot: "only-on-failure",
-    launchOptions: {
-      ...(existsSync(chromium) ? { executablePath: chromium } : {}),
-      args: [
-        // Chromium's own sandbox does not start as root, which containers run as; the pages are our own.
-        ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-      ],
-    },
+    launchOptions,
   },
   projects: [
     { name: "one coordinator process" },

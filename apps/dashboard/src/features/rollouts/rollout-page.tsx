@@ -138,7 +138,8 @@ function Rollout({
           <h1 className="text-title font-semibold">Rollout</h1>
           <Id id={rollout.id} />
           <span className="text-table text-subtle">
-            {rollout.index + 1} of {siblings.length} in <Id id={group.id} />
+            {siblings.findIndex(({ id }) => id === rollout.id) + 1} of {siblings.length} in{" "}
+            <Id id={group.id} />
           </span>
         </div>
         <p className="mt-1 max-w-[88ch] text-muted">
@@ -242,7 +243,7 @@ function Siblings({
 }: {
   runId: string;
   current: string;
-  rollouts: readonly { id: string; index: number; reward: number }[];
+  rollouts: readonly { id: string; reward: number }[];
 }) {
   const equal = rollouts.every(({ reward }) => reward === rollouts[0]?.reward);
   return (
@@ -251,7 +252,7 @@ function Siblings({
       note={equal ? "All rewards are equal: no signal." : "Rewards of every rollout of this prompt."}
     >
       <ol className="flex flex-wrap gap-px bg-line border border-line w-fit max-w-full">
-        {rollouts.map(({ id, index, reward }) => (
+        {rollouts.map(({ id, reward }, position) => (
           <li key={id} className="bg-bg">
             <Link
               href={`/runs/${runId}/rollouts/${id}`}
@@ -259,7 +260,7 @@ function Siblings({
               className={`block px-2.5 py-1 text-table hover:bg-raised ${id === current ? "bg-running-soft font-medium text-on-running-soft" : ""}`}
             >
               <span className="sr-only">Rollout </span>
-              <span className="text-subtle">{index + 1}</span>
+              <span className="text-subtle">{position + 1}</span>
               <span className="sr-only"> of the group, reward</span> {formatReward(reward)}
             </Link>
           </li>
