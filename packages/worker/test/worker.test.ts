@@ -92,7 +92,9 @@ test("a role that was not granted does not stop the others, and is asked for aga
       manifest: payload.manifest,
       state: payload.blind,
       batch: payload.blind,
+      reference: null,
       training: {},
+      temperature: 1,
     },
   };
   const summary = await work({
