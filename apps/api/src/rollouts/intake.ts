@@ -19,7 +19,8 @@ import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
 import { specOf } from "../runs/spec.ts";
-import { acceptSubmission, completeTask, openTasks, reopenTask } from "../tasks/lease.ts";
+import { acceptSubmission, completeTask, openTasks } from "../tasks/lease.ts";
+import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import {
   openSubmission,
   type SignedSubmission,
@@ -43,7 +44,7 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
       `This task is ${task.kind}, not GENERATE. Submit its result with the mutation of its kind.`,
     );
   // An answered attempt is answered the same again, without judging the pack a second time.
-  const before = await answered(ctx, submission, input);
+  const before = answeredBefore(submission, input.pack);
   if (before !== undefined) return before;
 
   const spec = await specOf(ctx.prisma, task.runId, task.revision);
@@ -109,56 +110,19 @@ function judge(
   return form.verdict === "PASS" ? { kind: "formed", pack } : { kind: "refused", message: form.note };
 }
 
-async function answered(
-  ctx: Ctx,
-  { task, attempt }: SignedSubmission,
-  input: SubmissionInput,
-): Promise<SubmissionOutcome | undefined> {
-  if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
-  if (attempt.reason !== null)
-    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
-  ctx.log.debug({ task: task.id, attempt: attempt.number }, "submission repeated");
-  return { kind: "submitted", taskId: task.id, duplicate: true };
-}
-
 async function refuse(
   ctx: Ctx,
-  { task, nodeId }: SignedSubmission,
+  submission: SignedSubmission,
   input: SubmissionInput,
   spec: RunSpec,
   message: string,
 ): Promise<SubmissionOutcome> {
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, {
-      taskId: task.id,
-      attempt: input.attempt,
-      nodeId,
-      packHash: input.pack,
-    });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-    if (fence.kind === "fresh") {
-      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
-      await joinRun(tx, {
-        runId: task.runId,
-        nodeId,
-        organizationId: task.organizationId,
-        auditRate: spec.verification.audit.rate,
-      });
-      await reopenTask(tx, fence.task, `pack refused: ${message}`);
-      await recordOutcome(tx, {
-        runId: task.runId,
-        nodeId,
-        organizationId: task.organizationId,
-        outcome: "REFUSED",
-        spec,
-        reason: message,
-      });
-    }
-    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
+  const { runId, organizationId } = submission.task;
+  const { nodeId } = submission;
+  return refuseSubmission(ctx, submission, { pack: input.pack, what: "pack", message }, async (tx) => {
+    await joinRun(tx, { runId, nodeId, organizationId, auditRate: spec.verification.audit.rate });
+    await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "REFUSED", spec, reason: message });
   });
-  ctx.bus.publish("events");
-  ctx.bus.publish("offers:GENERATE");
-  return outcome;
 }
 
 type PreparedGroup = {

@@ -16,7 +16,8 @@ import { appendEvents, runStream } from "../events/append.ts";
 import { payNode } from "../ledger/ledger.ts";
 import { lockRun, nudgeRun } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
-import { acceptSubmission, completeTask, reopenTask } from "../tasks/lease.ts";
+import { acceptSubmission, completeTask } from "../tasks/lease.ts";
+import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import {
   openSubmission,
   type SignedSubmission,
@@ -28,17 +29,14 @@ import { bootstrap, pairedGain } from "./interval.ts";
 /** Takes an evaluator's samples. The rewards are computed here, on examples drawn here. */
 export async function submitEvaluation(ctx: Ctx, input: SubmissionInput): Promise<SubmissionOutcome> {
   const submission = await openSubmission(ctx, input);
-  const { task, attempt } = submission;
+  const { task } = submission;
   if (task.kind !== "EVALUATE")
     throw new CodedError(
       "INPUT_INVALID",
       `This task is ${task.kind}, not EVALUATE. Submit its result with the mutation of its kind.`,
     );
-  if (attempt.state === "SUBMITTED" && attempt.packHash === input.pack) {
-    return attempt.reason === null
-      ? { kind: "submitted", taskId: task.id, duplicate: true }
-      : { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
-  }
+  const before = answeredBefore(submission, input.pack);
+  if (before !== undefined) return before;
   const spec = await specOf(ctx.prisma, task.runId, task.revision);
   const payload = evaluatePayloadSchema.parse(task.payload);
   const judged = judge(await ctx.blobs.read(input.pack), {
@@ -47,7 +45,8 @@ export async function submitEvaluation(ctx: Ctx, input: SubmissionInput): Promis
     run: toTypeId("run", task.runId),
     version: task.policyVersion,
   });
-  if (judged.kind === "refused") return refuse(ctx, submission, input, judged.message);
+  if (judged.kind === "refused")
+    return refuseSubmission(ctx, submission, { pack: input.pack, what: "samples", message: judged.message });
 
   const publish = (pay: "paid" | "unpaid") =>
     ctx.prisma.$transaction((tx) => storeEvaluation(tx, submission, input, { spec, payload, judged, pay }));
@@ -213,29 +212,4 @@ async function storeEvaluation(
     });
   }
   return { kind: "submitted", taskId: task.id, duplicate: false };
-}
-
-async function refuse(
-  ctx: Ctx,
-  { task, nodeId }: SignedSubmission,
-  input: SubmissionInput,
-  message: string,
-): Promise<SubmissionOutcome> {
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, {
-      taskId: task.id,
-      attempt: input.attempt,
-      nodeId,
-      packHash: input.pack,
-    });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-    if (fence.kind === "fresh") {
-      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
-      await reopenTask(tx, fence.task, `samples refused: ${message}`);
-    }
-    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
-  });
-  nudgeRun(ctx, task.runId);
-  ctx.bus.publish("offers:EVALUATE");
-  return outcome;
 }

@@ -6,7 +6,8 @@ import { appendEvents, runStream } from "../events/append.ts";
 import { payNode } from "../ledger/ledger.ts";
 import { lockRun, nudgeRun } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
-import { acceptSubmission, completeTask, reopenTask } from "../tasks/lease.ts";
+import { acceptSubmission, completeTask } from "../tasks/lease.ts";
+import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import { openSubmission, type SignedSubmission, type SubmissionOutcome } from "../tasks/submission.ts";
 import { checkCheckpoint, type SoundCheckpoint } from "./check-checkpoint.ts";
 import { UnsoundFile } from "./safetensors.ts";
@@ -31,18 +32,15 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
   if (!/^[0-9a-f]{64}$/.test(input.state))
     throw new CodedError("INPUT_INVALID", "`state` must be a SHA-256 in lower-case hexadecimal.");
   const submission = await openSubmission(ctx, { ...input, pack: input.manifest });
-  const { task, attempt } = submission;
+  const { task } = submission;
   if (task.kind !== "BASE" && task.kind !== "TRAIN")
     throw new CodedError(
       "INPUT_INVALID",
       `This task is ${task.kind}, not BASE or TRAIN. Submit its result with the mutation of its kind.`,
     );
   // An answered attempt is answered the same again, without reading the weights a second time.
-  if (attempt.state === "SUBMITTED" && attempt.packHash === input.manifest) {
-    return attempt.reason === null
-      ? { kind: "submitted", taskId: task.id, duplicate: true }
-      : { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
-  }
+  const before = answeredBefore(submission, input.manifest);
+  if (before !== undefined) return before;
 
   const spec = await specOf(ctx.prisma, task.runId, task.revision);
   const step = task.kind === "TRAIN" ? trainPayloadSchema.parse(task.payload) : null;
@@ -61,7 +59,12 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
       },
     });
   } catch (error) {
-    if (error instanceof UnsoundFile) return refuse(ctx, submission, input, error.message);
+    if (error instanceof UnsoundFile)
+      return refuseSubmission(ctx, submission, {
+        pack: input.manifest,
+        what: "checkpoint",
+        message: error.message,
+      });
     throw error;
   }
 
@@ -302,31 +305,6 @@ const reserved = new Set([
   "lag",
   "lagMean",
 ]);
-
-async function refuse(
-  ctx: Ctx,
-  { task, nodeId }: SignedSubmission,
-  input: StepInput,
-  message: string,
-): Promise<SubmissionOutcome> {
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, {
-      taskId: task.id,
-      attempt: input.attempt,
-      nodeId,
-      packHash: input.manifest,
-    });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-    if (fence.kind === "fresh") {
-      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
-      await reopenTask(tx, fence.task, `checkpoint refused: ${message}`);
-    }
-    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
-  });
-  nudgeRun(ctx, task.runId);
-  ctx.bus.publish(`offers:${task.kind}`);
-  return outcome;
-}
 
 async function publicKeyOf(ctx: Ctx, nodeId: string): Promise<string> {
   const node = await ctx.prisma.node.findUniqueOrThrow({

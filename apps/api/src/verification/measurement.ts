@@ -18,7 +18,8 @@ import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { holdForGroups, payNodes } from "../ledger/ledger.ts";
 import { specOf } from "../runs/spec.ts";
-import { acceptSubmissions, completeTasks, reopenTask } from "../tasks/lease.ts";
+import { acceptSubmissions, completeTasks } from "../tasks/lease.ts";
+import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import {
   openSubmissions,
   type SignedSubmission,
@@ -59,13 +60,15 @@ export async function submitMeasurements(
         `This task is ${task.kind}, not VERIFY. Submit its result with the mutation of its kind.`,
       );
     // An answered attempt is answered the same again, without judging the pack a second time.
-    const before = answered(submission, input);
+    const before = answeredBefore(submission, input.pack);
     if (before === undefined) open.push({ submission, input });
     else outcomes.set(task.id, before);
   }
   const judged = await judgeAll(ctx, open);
   for (const each of judged) {
-    if (each.kind === "refused") outcomes.set(each.submission.task.id, await refuse(ctx, each));
+    if (each.kind !== "refused") continue;
+    const refusal = { pack: each.input.pack, what: "measurement", message: each.message };
+    outcomes.set(each.submission.task.id, await refuseSubmission(ctx, each.submission, refusal));
   }
   const sound = judged.flatMap((each) => (each.kind === "judged" ? [each] : []));
   if (sound.length > 0) {
@@ -92,16 +95,6 @@ type JudgedGroup = Opened & {
   readonly rollouts: readonly { id: string; reward: number }[];
   readonly verdict: GroupDecision;
 };
-
-function answered(
-  { attempt, task }: SignedSubmission,
-  input: SubmissionInput,
-): SubmissionOutcome | undefined {
-  if (attempt.state !== "SUBMITTED" || attempt.packHash !== input.pack) return undefined;
-  return attempt.reason === null
-    ? { kind: "submitted", taskId: task.id, duplicate: true }
-    : { kind: "refused", taskId: task.id, code: "PACK_INVALID", message: attempt.reason };
-}
 
 async function judgeAll(ctx: Ctx, open: readonly Opened[]): Promise<(Refused | JudgedGroup)[]> {
   const groups = await ctx.prisma.group.findMany({
@@ -204,22 +197,6 @@ function explain(verdict: GroupDecision): string {
     : telling.note === ""
       ? telling.plain
       : `${telling.plain} ${telling.note}`;
-}
-
-async function refuse(ctx: Ctx, { submission, input, message }: Refused): Promise<SubmissionOutcome> {
-  const { task, nodeId } = submission;
-  return ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const [fence] = await acceptSubmissions(tx, [
-      { taskId: task.id, attempt: input.attempt, nodeId, packHash: input.pack },
-    ]);
-    if (fence === undefined || fence.kind === "lost")
-      return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
-    if (fence.kind === "fresh") {
-      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { reason: message } });
-      await reopenTask(tx, fence.task, `measurement refused: ${message}`);
-    }
-    return { kind: "refused", taskId: task.id, code: "PACK_INVALID", message };
-  });
 }
 
 /** Applies verdicts whose submissions still hold their leases: groups, standing, money and advantages change together or not at all. */
