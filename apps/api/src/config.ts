@@ -44,7 +44,7 @@ const configSchema = z.object({
     .int()
     .positive()
     .default(1024 * 1024),
-  /** Requests a client may make in ten seconds before it is told to slow down. */
+  /** Requests a client may make in ten seconds before it is told to slow down; a node ten times as many. */
   requestsPerTenSeconds: z.coerce.number().int().positive().default(600),
   blobGraceSeconds: seconds(3600),
   eventRetentionDays: z.coerce.number().positive().default(30),

@@ -25,6 +25,8 @@ export type Claims = {
 // Asking on every nudge of a burst would be one query per opened task and node.
 const LEAST_BETWEEN = 200;
 const POLL = 15_000;
+// A validator that always finds work would never look whether there is something to evaluate.
+const WAITED = 5_000;
 
 type Seat = {
   role: WorkerRole;
@@ -87,9 +89,11 @@ export function createClaims(input: {
 
   return {
     async next(signal) {
-      for (const seat of seats) {
+      const now = performance.now();
+      const waited = (seat: Seat) => seat.failures === 0 && seat.askedAt < now - WAITED;
+      for (const seat of [...seats.filter(waited), ...seats.filter((seat) => !waited(seat))]) {
         if (signal.aborted) return [];
-        if (seat.dueAt > performance.now()) continue;
+        if (seat.dueAt > performance.now() && !waited(seat)) continue;
         const leases = await ask(seat, signal);
         if (leases.length > 0) return leases;
       }
