@@ -59,6 +59,24 @@ test("export-rollouts writes every accepted rollout of every page that is good e
   ]);
 });
 
+test("without a key, and refused, the examples say so in a sentence and without a stack", async () => {
+  const unknown = createServer((_request, response) => {
+    response.setHeader("content-type", "application/json");
+    response.end(JSON.stringify({ data: { run: null } }));
+  });
+  await new Promise<void>((resolve) => unknown.listen(0, "127.0.0.1", resolve));
+  const { port } = unknown.address() as AddressInfo;
+  const MUSTER_URL = `http://127.0.0.1:${port}`;
+  for (const file of ["watch-run.ts", "export-rollouts.ts"]) {
+    const keyless = await runExample(file, ["a-run"], { MUSTER_URL, MUSTER_API_KEY: "" });
+    expect([keyless.code, keyless.said]).toEqual([2, expect.stringContaining("Set MUSTER_API_KEY")]);
+    const refused = await runExample(file, ["a-run"], { MUSTER_URL, MUSTER_API_KEY: "key" });
+    expect([refused.code, refused.said]).toEqual([1, expect.stringContaining("a-run")]);
+    expect(refused.said).not.toMatch(/\n\s+at /);
+  }
+  unknown.close();
+});
+
 test("called without a run, the examples say how to call them", async () => {
   for (const file of ["watch-run.ts", "export-rollouts.ts"]) {
     expect(await runExample(file, [], {})).toMatchObject({ code: 2, lines: [] });
@@ -69,7 +87,7 @@ function runExample(
   file: string,
   args: string[],
   env: Record<string, string>,
-): Promise<{ lines: string[]; code: number | null }> {
+): Promise<{ lines: string[]; said: string; code: number | null }> {
   return new Promise((resolve) => {
     const path = fileURLToPath(new URL(`../${file}`, import.meta.url));
     const child = spawn(process.execPath, [path, ...args], { env: { ...process.env, ...env } });
@@ -77,6 +95,10 @@ function runExample(
     child.stdout.on("data", (chunk) => {
       out += chunk;
     });
-    child.on("close", (code) => resolve({ lines: out.split("\n").filter(Boolean), code }));
+    let said = "";
+    child.stderr.on("data", (chunk) => {
+      said += chunk;
+    });
+    child.on("close", (code) => resolve({ lines: out.split("\n").filter(Boolean), said, code }));
   });
 }

@@ -5,6 +5,7 @@ export type ApiErrorInit = {
   retryable?: boolean | undefined;
   requestId?: string | undefined;
   status?: number | undefined;
+  retryAfterSeconds?: number | undefined;
   cause?: unknown;
 };
 
@@ -24,6 +25,8 @@ export class ApiError extends Error {
   readonly requestId: string | undefined;
   /** HTTP status, when there was an answer. */
   readonly status: number | undefined;
+  /** Seconds the coordinator asks to wait before the next try, with `RATE_LIMITED` and sometimes when it is not ready. */
+  readonly retryAfterSeconds: number | undefined;
 
   constructor(init: ApiErrorInit) {
     super(init.message, init.cause === undefined ? undefined : { cause: init.cause });
@@ -31,6 +34,7 @@ export class ApiError extends Error {
     this.retryable = init.retryable ?? retryableCodes.has(init.code);
     this.requestId = init.requestId;
     this.status = init.status;
+    this.retryAfterSeconds = init.retryAfterSeconds;
   }
 }
 
@@ -64,13 +68,19 @@ export function errorOfGraphQL(
     retryable: typeof extensions.retryable === "boolean" ? extensions.retryable : undefined,
     requestId: text(extensions.requestId) ?? at.requestId,
     status: at.status,
+    retryAfterSeconds: seconds(extensions.retryAfterSeconds),
   });
 }
 
 /** An HTTP answer that carries no GraphQL errors: a proxy's page, a blob route's refusal. */
 export async function errorOfResponse(response: Response): Promise<ApiError> {
   const body = (await response.text().catch(() => "")).slice(0, 2_000);
-  const parsed = parseRecord(body);
+  return errorOfBody(response, parseRecord(body));
+}
+
+/** The same, its body read: what the coordinator refuses before GraphQL is asked, it answers as `{ error: { code, … } }`. */
+export function errorOfBody(response: Response, body: unknown): ApiError {
+  const parsed = isRecord(body) ? body : {};
   const detail = isRecord(parsed.error) ? parsed.error : parsed;
   const requestId = text(detail.requestId) ?? response.headers.get("x-request-id") ?? undefined;
   return new ApiError({
@@ -79,6 +89,7 @@ export async function errorOfResponse(response: Response): Promise<ApiError> {
     retryable: typeof detail.retryable === "boolean" ? detail.retryable : passing(response.status),
     requestId,
     status: response.status,
+    retryAfterSeconds: seconds(detail.retryAfterSeconds) ?? retryAfterOf(response.headers),
   });
 }
 
@@ -108,8 +119,9 @@ export function redact(error: ApiError, secrets: readonly string[]): ApiError {
     secrets.reduce((shown, secret) => shown.replaceAll(secret, "[redacted]"), value);
   const cause = redactCause(error.cause, hide);
   if (cause === error.cause && hide(error.message) === error.message) return error;
-  const { code, retryable, requestId, status } = error;
-  return new ApiError({ code, message: hide(error.message), retryable, requestId, status, cause });
+  const { code, retryable, requestId, status, retryAfterSeconds } = error;
+  const message = hide(error.message);
+  return new ApiError({ code, message, retryable, requestId, status, retryAfterSeconds, cause });
 }
 
 function redactCause(cause: unknown, hide: (value: string) => string): unknown {
@@ -148,6 +160,13 @@ function codeOfStatus(status: number): string {
   }
 }
 
+/** `Retry-After`: seconds, or a date. */
+function retryAfterOf(headers: Headers): number | undefined {
+  const value = headers.get("retry-after");
+  if (value === null) return undefined;
+  return seconds(/^\d+$/.test(value) ? Number(value) : Math.max(0, (Date.parse(value) - Date.now()) / 1_000));
+}
+
 function detailOf(error: Error): string {
   // undici says only "fetch failed"; what failed is one or two causes down
   const inner = error.cause;
@@ -170,4 +189,8 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function text(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+function seconds(value: unknown): number | undefined {
+  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : undefined;
 }

@@ -2,13 +2,14 @@ import type { TadaDocumentNode } from "gql.tada";
 import { type Blobs, createBlobs } from "./blobs.ts";
 import { type CredentialOptions, credentialsFrom } from "./credentials.ts";
 import { createEvents, type Events } from "./events.ts";
+import { createEvidence, type EvidenceBundles } from "./evidence.ts";
 import { graphql, type ResultOf } from "./graphql.ts";
 import { createLive } from "./live.ts";
 import { createNodes, type Nodes } from "./nodes.ts";
 import { createOrganizations, type Organizations } from "./organizations.ts";
 import { createRuns, type Runs } from "./runs.ts";
 import { createTasks, type Tasks } from "./tasks.ts";
-import { type CallOptions, createTransport } from "./transport.ts";
+import { type Attempt, type CallOptions, createTransport } from "./transport.ts";
 
 export type ClientOptions = CredentialOptions & {
   /** Where the coordinator listens, for example `http://127.0.0.1:4000`. */
@@ -19,6 +20,8 @@ export type ClientOptions = CredentialOptions & {
   webSocketImpl?: unknown;
   /** Milliseconds an operation may take; 30,000. Transfers of blobs have limits of their own. */
   timeout?: number;
+  /** Hears how each try of each call over HTTP ended, repetitions included, so that waiting can be told of. Aborted ones are left out. */
+  onAttempt?: (attempt: Attempt) => void;
 };
 
 const MeDocument = graphql(`
@@ -54,6 +57,7 @@ export type MusterClient = AsyncDisposable & {
   nodes: Nodes;
   events: Events;
   blobs: Blobs;
+  evidence: EvidenceBundles;
   organizations: Organizations;
   me(options?: CallOptions): Promise<Viewer>;
   health(options?: CallOptions): Promise<Health>;
@@ -71,7 +75,7 @@ export type MusterClient = AsyncDisposable & {
 /**
  * A client of one coordinator, for people's programs and for nodes, in Node and in browsers.
  * Nothing is sent before the first call; one socket is shared by all streams and closed when the last one ends.
- * Calls throw {@link ApiError}; those that may be repeated safely are, up to five times.
+ * Calls throw {@link ApiError}; those that may be repeated safely are, up to five times and as late as the coordinator asks.
  * @throws TypeError for a URL that is not http(s), or several kinds of credentials.
  */
 export function createClient(options: ClientOptions): MusterClient {
@@ -82,6 +86,7 @@ export function createClient(options: ClientOptions): MusterClient {
     credentials,
     fetch: options.fetch ?? ((input, init) => globalThis.fetch(input, init)),
     timeout: options.timeout ?? 30_000,
+    onAttempt: options.onAttempt,
   });
   const live = createLive({
     url: `${url.replace(/^http/, "ws")}/graphql`,
@@ -94,6 +99,7 @@ export function createClient(options: ClientOptions): MusterClient {
     nodes: createNodes(transport),
     events: createEvents(live),
     blobs: createBlobs(transport, url),
+    evidence: createEvidence(transport),
     organizations: createOrganizations(transport),
     me: async (call) => (await transport.execute(MeDocument, {}, call)).me,
     health: async (call) => (await transport.execute(HealthDocument, {}, call)).health,

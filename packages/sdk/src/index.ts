@@ -1,5 +1,5 @@
 export { ApiError, type ApiErrorInit, isRetryable } from "./api-error.ts";
-export { type BackOff, fullJitter, pause } from "./back-off.ts";
+export { type BackOff, fullJitter, pause, retryDelay } from "./back-off.ts";
 export type { Blobs, GetBlob, PutBlob } from "./blobs.ts";
 export {
   type ClientOptions,
@@ -10,6 +10,7 @@ export {
   type Viewer,
 } from "./client.ts";
 export { type CredentialOptions, type GetToken, PROTOCOL } from "./credentials.ts";
+export type { EvidenceBundles } from "./evidence.ts";
 export type { EventBatch, Events, StreamEvent } from "./events.ts";
 export {
   type FragmentOf,
@@ -48,4 +49,4 @@ export type {
   TaskOffer,
   Tasks,
 } from "./tasks.ts";
-export type { CallOptions } from "./transport.ts";
+export type { Attempt, CallOptions } from "./transport.ts";

@@ -1,7 +1,7 @@
 import type { TadaDocumentNode } from "gql.tada";
 import { type Client, createClient } from "graphql-ws";
 import { ApiError, errorOfGraphQL, redact } from "./api-error.ts";
-import { type BackOff, fullJitter, pause } from "./back-off.ts";
+import { type BackOff, pause, retryDelay } from "./back-off.ts";
 import { type Credentials, PROTOCOL } from "./credentials.ts";
 import { printed } from "./transport.ts";
 
@@ -76,7 +76,7 @@ export function createLive({ url, credentials, webSocketImpl }: LiveOptions): Li
           if (fresh !== false) error = fresh;
         }
         if (error && !error.retryable) throw error;
-        await pause(fullJitter(failures++, RECONNECT), signal);
+        await pause(retryDelay(error, failures++, RECONNECT), signal);
       }
     },
     async close() {

@@ -370,10 +370,8 @@ export function createRuns({ execute }: Transport): Runs {
   };
 }
 
-function found<T>(run: T | null, asked: object): T {
+function found<T>(run: T | null, asked: { id?: string; slug?: string; run?: string }): T {
   if (run !== null) return run;
-  throw new ApiError({
-    code: "NOT_FOUND",
-    message: `No run ${JSON.stringify(asked)} that this caller may see.`,
-  });
+  const name = asked.id ?? asked.slug ?? asked.run ?? "";
+  throw new ApiError({ code: "NOT_FOUND", message: `There is no run "${name}" that this caller may see.` });
 }

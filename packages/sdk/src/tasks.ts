@@ -42,6 +42,8 @@ const SubmissionFragment = graphql(`
     ... on SubmissionRefused { task code message }
   }
 `);
+/** Milliseconds for one try to submit a step. */
+const STEP_TIMEOUT = 600_000;
 const SubmitRolloutsDocument = graphql(
   `
   mutation SubmitRollouts($input: SubmitPackInput!) {
@@ -114,7 +116,7 @@ export type Tasks = {
   /** Extends a lease. @throws ApiError `LEASE_LOST`. */
   renew(input: LeaseKey, options?: CallOptions): Promise<{ leaseUntil: string }>;
   /** Hands a task back undone. */
-  release(input: LeaseKey & { reason: string }, options?: CallOptions): Promise<boolean>;
+  release(input: LeaseKey & { reason: string; failed?: boolean }, options?: CallOptions): Promise<boolean>;
   /** Submits the pack of a GENERATE task. The same submission twice answers the first result. */
   submitRollouts(input: PackSubmission, options?: CallOptions): Promise<SubmissionResult>;
   /** Submits the pack of a VERIFY task. */
@@ -153,6 +155,13 @@ export function createTasks({ execute }: Transport, live: Live): Tasks {
     submitEvaluation: async (input, options) =>
       (await execute(SubmitEvaluationDocument, { input }, { ...options, repeatable: true })).submitEvaluation,
     submitStep: async (input, options) =>
-      (await execute(SubmitStepDocument, { input }, { ...options, repeatable: true })).submitStep,
+      (
+        await execute(
+          SubmitStepDocument,
+          { input },
+          // The coordinator reads every weight before it answers: a minute and more for some gigabytes.
+          { timeout: STEP_TIMEOUT, ...options, repeatable: true },
+        )
+      ).submitStep,
   };
 }

@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
+import type { ServerResponse } from "node:http";
 import { afterEach, expect, test } from "vitest";
 import { ApiError, createClient } from "../src/index.ts";
 import { refusal, startCoordinator } from "./coordinator.ts";
@@ -160,6 +161,124 @@ test("nobody listening is NETWORK; an aborted call is ABORTED; a slow one is TIM
   expect(await failureOf(createClient({ url, timeout: 30 }).nodes.renewSession())).toMatchObject({
     code: "TIMEOUT",
     retryable: true,
+  });
+});
+
+/** What the coordinator's door answers before it looks at a request. */
+function door(response: ServerResponse, status: number, error: Record<string, unknown>): true {
+  response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify({ error }));
+  return true;
+}
+const limited = (retryAfterSeconds: number) => ({
+  code: "RATE_LIMITED",
+  message: "more slowly",
+  retryable: true,
+  retryAfterSeconds,
+});
+
+test("a limited call waits as long as it is told and goes through; each try is told of", async () => {
+  let calls = 0;
+  const { url } = await start({
+    http: (_request, response) => ++calls === 1 && door(response, 429, limited(1)),
+    root: { health: () => health },
+  });
+  const attempts: (string | undefined)[] = [];
+  const client = createClient({ url, onAttempt: ({ error }) => void attempts.push(error?.code) });
+  const began = performance.now();
+  expect(await client.health()).toEqual(health);
+  expect(performance.now() - began).toBeGreaterThanOrEqual(1_000);
+  expect(performance.now() - began).toBeLessThan(2_500);
+  expect(attempts).toEqual(["RATE_LIMITED", undefined]);
+});
+
+test("a limit inside a GraphQL answer counts as well, and so does a blob route's Retry-After", async () => {
+  const calls: number[] = [];
+  const { url } = await start({
+    http: (request, response) => {
+      if (request.method !== "PUT") return false;
+      calls.push(performance.now());
+      response.writeHead(calls.length === 1 ? 429 : 201, { "retry-after": "1" }).end();
+      return true;
+    },
+    root: {
+      health: () => {
+        calls.push(performance.now());
+        if (calls.length === 1) throw refusal("RATE_LIMITED", { retryable: true, retryAfterSeconds: 1 });
+        return health;
+      },
+    },
+  });
+  const waited = () => {
+    const [first, second] = calls.splice(0);
+    return (second ?? 0) - (first ?? 0);
+  };
+  const client = createClient({ url });
+  await client.health();
+  expect(waited()).toBeGreaterThanOrEqual(990);
+  await client.blobs.put({ body: new Uint8Array(3) });
+  expect(waited()).toBeGreaterThanOrEqual(990);
+});
+
+test("whoever would have to wait too long is told at once how long", async () => {
+  let calls = 0;
+  const { url } = await start({
+    http: (_request, response) => {
+      calls++;
+      return door(response, 429, limited(3_600));
+    },
+  });
+  const began = performance.now();
+  expect(await failureOf(createClient({ url }).health())).toMatchObject({
+    code: "RATE_LIMITED",
+    retryAfterSeconds: 3_600,
+  });
+  expect(performance.now() - began).toBeLessThan(900);
+  expect(calls).toBe(1);
+});
+
+test("a coordinator that stays unready is given up; a claim is given up at once", async () => {
+  let calls = 0;
+  const { url } = await start({
+    http: (_request, response) => {
+      calls++;
+      return door(response, 503, { code: "NOT_READY", message: "going away", retryable: true });
+    },
+  });
+  const client = createClient({ url });
+  expect(await failureOf(client.health())).toMatchObject({ code: "NOT_READY", status: 503 });
+  expect(calls).toBe(5);
+  expect(await failureOf(client.tasks.claim({ kinds: ["GENERATE"], max: 1 }))).toMatchObject({
+    code: "NOT_READY",
+  });
+  expect(calls).toBe(6);
+});
+
+test("a coordinator that is not there yet is found when it comes", async () => {
+  const gone = await startCoordinator({});
+  await gone[Symbol.asyncDispose]();
+  let refusals = 0;
+  const attempts: Promise<unknown>[] = [];
+  const client = createClient({
+    url: gone.url,
+    onAttempt({ error }) {
+      if (error?.code !== "NETWORK" || ++refusals > 1) return;
+      attempts.push(start({ port: Number(new URL(gone.url).port), root: { health: () => health } }));
+    },
+  });
+  expect(await client.health()).toEqual(health);
+  expect(refusals).toBeGreaterThanOrEqual(1);
+  await Promise.all(attempts);
+});
+
+test("what is refused at the coordinator's door keeps its code", async () => {
+  const { url } = await start({
+    http: (_request, response) => door(response, 401, { code: "UNAUTHENTICATED", message: "no such key" }),
+  });
+  expect(await failureOf(createClient({ url, apiKey: "mk_wrong" }).health())).toMatchObject({
+    code: "UNAUTHENTICATED",
+    message: "no such key",
+    retryable: false,
+    status: 401,
   });
 });
 

@@ -12,6 +12,10 @@ const schema: GraphQLSchema = buildSchema(
   readFileSync(fileURLToPath(new URL("../../../apps/api/schema.graphql", import.meta.url)), "utf8"),
 );
 
+const documents = JSON.parse(
+  readFileSync(fileURLToPath(new URL("../../../apps/api/persisted-documents.json", import.meta.url)), "utf8"),
+) as Record<string, string>;
+
 export type Resolvers = Record<string, (args: never, context: { token: string | undefined }) => unknown>;
 
 export type Coordinator = AsyncDisposable & {
@@ -50,13 +54,21 @@ export async function startCoordinator(options: {
     }
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
-    const { query, variables } = JSON.parse(Buffer.concat(chunks).toString()) as {
-      query: string;
+    const { query, variables, extensions } = JSON.parse(Buffer.concat(chunks).toString()) as {
+      query?: string;
       variables: Record<string, unknown>;
+      extensions?: { persistedQuery: { sha256Hash: string } };
     };
+    const source = query ?? documents[extensions?.persistedQuery.sha256Hash ?? ""];
+    if (source === undefined) {
+      response.statusCode = 404;
+      const error = { message: "unknown", extensions: { code: "DOCUMENT_UNKNOWN", retryable: false } };
+      response.end(JSON.stringify({ errors: [error] }));
+      return;
+    }
     const result = await graphql({
       schema,
-      source: query,
+      source,
       variableValues: variables,
       rootValue: options.root,
       contextValue: { token },

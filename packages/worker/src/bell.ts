@@ -1,5 +1,5 @@
 import { type MusterClient, pause, type TaskKind } from "@muster/sdk";
-import type { Logger } from "pino";
+import type { Log } from "./log.ts";
 
 // The row is the truth, a notification is a nudge: an offer only ends a wait, and the wait ends by itself after a while, too.
 
@@ -9,7 +9,7 @@ export type Bell = AsyncDisposable & {
   wait(ms: number, signal: AbortSignal): Promise<boolean>;
 };
 
-export function hangBell(input: { client: MusterClient; kinds: TaskKind[]; log: Logger }): Bell {
+export function hangBell(input: { client: MusterClient; kinds: TaskKind[]; log: Log }): Bell {
   const stop = new AbortController();
   let rung = false;
   let wake = () => {};

@@ -1,5 +1,6 @@
-import { ApiError, fullJitter, type Lease, type MusterClient, type TaskKind } from "@muster/sdk";
-import type { Logger } from "pino";
+import { ApiError, type Lease, type MusterClient, retryDelay, type TaskKind } from "@muster/sdk";
+import { isOutage } from "./connection.ts";
+import type { Log } from "./log.ts";
 
 /** What a node may do. WORKER is open to anyone in an open run; the others are granted by a run's organizer. */
 export type WorkerRole = "WORKER" | "VALIDATOR" | "TRAINER" | "EVALUATOR";
@@ -44,7 +45,7 @@ export function createClaims(input: {
   roles: readonly WorkerRole[];
   /** Tasks of a kind worked on at once. */
   batchOf: (kind: TaskKind) => number;
-  log: Logger;
+  log: Log;
 }): Claims {
   const { client, log } = input;
   // in the table's order: what everybody waits for comes first
@@ -78,8 +79,8 @@ export function createClaims(input: {
     const code = error instanceof ApiError ? error.code : "INTERNAL";
     // a grant is often given seconds after the node registered; a quarantine lasts
     const most = code === "NODE_QUARANTINED" ? 60_000 : POLL;
-    seat.dueAt = performance.now() + 500 + fullJitter(seat.failures++, { first: 1_500, most });
-    if (seat.told === code) return;
+    seat.dueAt = performance.now() + 500 + retryDelay(error, seat.failures++, { first: 1_500, most });
+    if (seat.told === code || isOutage(error)) return;
     seat.told = code;
     log.warn(
       { role: seat.role, code, error: String(error) },

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { submissionBytes } from "@muster/protocol";
-import { fullJitter, isRetryable, type PackSubmission, pause, type SubmissionResult } from "@muster/sdk";
+import { isRetryable, type PackSubmission, pause, retryDelay, type SubmissionResult } from "@muster/sdk";
+import { isOutage } from "./connection.ts";
 import type { ExecutorContext, Outcome } from "./executor.ts";
 import type { HeldLease } from "./lease.ts";
 import type { Ticket } from "./together.ts";
@@ -9,10 +10,13 @@ import type { Ticket } from "./together.ts";
 export type Deliverable = Exclude<Outcome, { kind: "failed" }>;
 
 const RETRY = { first: 500, most: 15_000 };
+/** Answers that are errors, in a row, after which the task is handed back: another node may fare better. */
+const ERROR_ANSWERS = 8;
 
 /**
  * Stores what was made and submits it, again and again until the coordinator has said yes or no: the same submission twice
- * answers the first result, so a lost answer costs nothing.
+ * answers the first result, so a lost answer costs nothing. A coordinator that is away or busy is waited for without end; one that keeps
+ * answering with an error is not.
  * With a ticket the submission goes together with others of its kind.
  * @throws ApiError when it is refused for good otherwise than by a result, or the signal aborts.
  */
@@ -76,12 +80,14 @@ function submitPack(
 }
 
 async function untilAnswered<T>(signal: AbortSignal, call: () => Promise<T>): Promise<T> {
+  let answers = 0;
   for (let attempt = 0; ; attempt++) {
     try {
       return await call();
     } catch (error) {
-      if (signal.aborted || !isRetryable(error)) throw error;
-      await pause(fullJitter(attempt, RETRY), signal);
+      answers = isOutage(error) ? 0 : answers + 1;
+      if (signal.aborted || !isRetryable(error) || answers >= ERROR_ANSWERS) throw error;
+      await pause(retryDelay(error, attempt, RETRY), signal);
     }
   }
 }

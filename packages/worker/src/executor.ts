@@ -1,9 +1,9 @@
 import type { TaskPayload } from "@muster/protocol";
 import type { Lease, MusterClient, TaskKind } from "@muster/sdk";
-import type { Logger } from "pino";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { Engines } from "./engines.ts";
 import type { Identity } from "./identity.ts";
+import type { Log } from "./log.ts";
 
 /** What every executor may use. */
 export type ExecutorContext = {
@@ -11,7 +11,7 @@ export type ExecutorContext = {
   identity: Identity;
   checkpoints: Checkpoints;
   engines: Engines;
-  log: Logger;
+  log: Log;
 };
 
 /** A claimed task whose payload was parsed. */

@@ -1,6 +1,7 @@
 import { type MusterClient, pause } from "@muster/sdk";
-import type { Logger } from "pino";
+import { isOutage } from "./connection.ts";
 import type { LeaseKeeper } from "./lease.ts";
+import type { Log } from "./log.ts";
 
 const EVERY = 10_000;
 const LAST_WITHIN = 3_000;
@@ -12,7 +13,7 @@ export function startHeartbeat(input: {
   progress: () => unknown;
   /** Aborted when the node takes no more work; told at once. */
   draining: AbortSignal;
-  log: Logger;
+  log: Log;
 }): AsyncDisposable {
   const stop = new AbortController();
   let told = false;
@@ -26,7 +27,8 @@ export function startHeartbeat(input: {
       told ||= draining;
       input.leases.reconcile(reply.leases, askedAt);
     } catch (error) {
-      if (!signal.aborted) input.log.warn({ error: String(error) }, "the heartbeat was not heard");
+      if (!signal.aborted && !isOutage(error))
+        input.log.warn({ error: String(error) }, "the heartbeat was not heard");
     }
   }
 

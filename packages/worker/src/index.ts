@@ -1,4 +1,9 @@
-export type { CheckpointLimits, Checkpoints, LocalCheckpoint } from "./checkpoints.ts";
+export {
+  type CheckpointLimits,
+  type Checkpoints,
+  type LocalCheckpoint,
+  openCheckpoints,
+} from "./checkpoints.ts";
 export { kindsOfRole, type WorkerRole } from "./claims.ts";
 export { type EngineOptions, type Engines, openEngines } from "./engines.ts";
 export type { Assignment, Executor, ExecutorContext, Executors, Outcome } from "./executor.ts";
@@ -6,6 +11,7 @@ export { type ChooseCheckpoint, generateExecutor, namedCheckpoint } from "./exec
 export { executors } from "./executors.ts";
 export { describeHardware, type Hardware } from "./hardware.ts";
 export { type Identity, openIdentity } from "./identity.ts";
-export { createLog, type Logger } from "./log.ts";
+export { createLog, type Log } from "./log.ts";
 export { readModelConfig } from "./model-config.ts";
+export { openSession, type Session, type SessionOptions } from "./session.ts";
 export { runWorker, type WorkerOptions, type WorkerSummary } from "./worker.ts";

@@ -1,5 +1,6 @@
-import { ApiError, fullJitter, type Lease, type LeaseKey, type MusterClient, pause } from "@muster/sdk";
-import type { Logger } from "pino";
+import { ApiError, type Lease, type LeaseKey, type MusterClient, pause, retryDelay } from "@muster/sdk";
+import { isOutage } from "./connection.ts";
+import type { Log } from "./log.ts";
 
 /** Codes after which a node no longer has the task, whatever it does. */
 const gone: ReadonlySet<string> = new Set(["LEASE_LOST", "NOT_FOUND", "NODE_QUARANTINED", "RUN_NOT_RUNNING"]);
@@ -27,27 +28,32 @@ export type LeaseKeeper = {
   held(): readonly HeldLease[];
 };
 
-export function keepLeases({ client, log }: { client: MusterClient; log: Logger }): LeaseKeeper {
+export function keepLeases({ client, log }: { client: MusterClient; log: Log }): LeaseKeeper {
   const all = new Map<string, { held: HeldLease; stop: AbortController }>();
 
   async function renew(held: HeldLease, stop: AbortSignal): Promise<void> {
     const { task, attempt, renewAfterSeconds } = held.lease;
+    let refused: unknown;
     for (let failures = 0; ; ) {
       const wait =
         failures === 0
           ? renewAfterSeconds * 1_000
-          : fullJitter(failures, { first: 250, most: renewAfterSeconds * 1_000 });
+          : retryDelay(refused, failures, { first: 250, most: renewAfterSeconds * 1_000 });
       await pause(wait, stop);
-      if (stop.aborted || held.submitting) return;
+      if (stop.aborted) return;
       try {
         await client.tasks.renew({ task, attempt }, { signal: stop });
         failures = 0;
       } catch (error) {
         if (stop.aborted) return;
-        if (error instanceof ApiError && gone.has(error.code)) return held.drop(error.message);
+        // Judging a large step may outlast a lease, so it is renewed meanwhile; but then only the submission's own answer counts.
+        if (error instanceof ApiError && gone.has(error.code))
+          return held.submitting ? undefined : held.drop(error.message);
         // an expired lease still wins while nobody else has the task, so the work goes on
         failures++;
-        log.warn({ task, error: String(error) }, "the lease could not be renewed; trying again");
+        refused = error;
+        if (!isOutage(error))
+          log.warn({ task, error: String(error) }, "the lease could not be renewed; trying again");
       }
     }
   }

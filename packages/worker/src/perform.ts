@@ -150,7 +150,10 @@ async function finish(
     if (draining) log.info("handed back: the node stops");
     else log.error({ reason }, "the task failed here; it is handed back");
     await ctx.client.tasks
-      .release({ task, attempt, reason: said }, { signal: AbortSignal.timeout(RELEASE_WITHIN) })
+      .release(
+        { task, attempt, reason: said, failed: !draining },
+        { signal: AbortSignal.timeout(RELEASE_WITHIN) },
+      )
       .catch((error: unknown) =>
         log.warn({ error: String(error) }, "it could not be handed back; its lease expires"),
       );

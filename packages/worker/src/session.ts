@@ -1,8 +1,9 @@
 import { challengeBytes, protocolVersion } from "@muster/protocol";
-import { ApiError, createClient, fullJitter, type MusterClient, pause } from "@muster/sdk";
-import type { Logger } from "pino";
+import { ApiError, createClient, type MusterClient, pause, retryDelay } from "@muster/sdk";
+import { isOutage, watchConnection } from "./connection.ts";
 import type { Hardware } from "./hardware.ts";
 import type { Identity } from "./identity.ts";
+import type { Log } from "./log.ts";
 
 export type SessionOptions = {
   url: string;
@@ -10,7 +11,9 @@ export type SessionOptions = {
   name: string;
   software: string;
   hardware: Hardware;
-  log: Logger;
+  /** Ids of runs and organizations; see `WorkerOptions`. */
+  worksFor?: readonly string[];
+  log: Log;
   /** Gives up the first registration; an open session lives until it is disposed. */
   signal: AbortSignal;
 };
@@ -36,7 +39,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   const { log, signal } = options;
   const stop = new AbortController();
   let ended = AbortSignal.any([signal, stop.signal]);
-  const anonymous = createClient({ url: options.url });
+  const onAttempt = watchConnection(options);
+  const anonymous = createClient({ url: options.url, onAttempt });
   let token = "";
   let node = "";
   let expiresAt = 0;
@@ -44,16 +48,18 @@ export async function openSession(options: SessionOptions): Promise<Session> {
 
   async function register(): Promise<string> {
     const { publicKey } = options.identity;
+    const audience = new URL(options.url).origin;
     const { challenge } = await anonymous.nodes.challenge({ publicKey }, { signal: ended });
     const answer = await anonymous.nodes.register(
       {
         publicKey,
         challenge,
-        signature: options.identity.signHex(challengeBytes({ publicKey, challenge })),
+        signature: options.identity.signHex(challengeBytes({ publicKey, challenge, audience })),
         protocol: protocolVersion,
         software: options.software,
         name: options.name,
         hardware: options.hardware,
+        worksFor: [...(options.worksFor ?? [])],
       },
       { signal: ended },
     );
@@ -78,14 +84,16 @@ export async function openSession(options: SessionOptions): Promise<Session> {
 
   const client = createClient({
     url: options.url,
+    onAttempt,
     getToken: ({ refused }) => (refused !== undefined && refused === token ? registerOnce() : token),
   });
 
   async function keepAlive(): Promise<void> {
+    let refused: unknown;
     for (let failures = 0; !ended.aborted; ) {
       // bounded on both sides, because the two clocks may disagree
       const due = Math.min(2_700_000, Math.max(10_000, (expiresAt - Date.now()) * RENEW_AT));
-      await pause(failures === 0 ? due : fullJitter(failures, RECONNECT), ended);
+      await pause(failures === 0 ? due : retryDelay(refused, failures, RECONNECT), ended);
       if (ended.aborted) return;
       try {
         accept(await client.nodes.renewSession({ signal: ended }));
@@ -93,7 +101,8 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       } catch (error) {
         // a call that is refused registers anew by itself, so waiting is enough
         failures++;
-        if (!ended.aborted)
+        refused = error;
+        if (!ended.aborted && !isOutage(error))
           log.warn({ error: String(error) }, "the session could not be renewed; trying again");
       }
     }
@@ -106,8 +115,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       // a challenge may expire between the two calls
       const passing = error instanceof ApiError && (error.retryable || error.code === "CHALLENGE_INVALID");
       if (!passing || ended.aborted) throw error;
-      log.warn({ error: error.message }, "the coordinator cannot be reached; trying again");
-      await pause(fullJitter(attempt, RECONNECT), ended);
+      if (!isOutage(error))
+        log.warn({ error: error.message }, "the node could not be registered; trying again");
+      await pause(retryDelay(error, attempt, RECONNECT), ended);
     }
   }
   ended = stop.signal;

@@ -12,7 +12,7 @@ import { describeHardware } from "./hardware.ts";
 import { startHeartbeat } from "./heartbeat.ts";
 import { openIdentity } from "./identity.ts";
 import { keepLeases } from "./lease.ts";
-import { createLog, type Logger } from "./log.ts";
+import { createLog, type Log } from "./log.ts";
 import { readModelConfig } from "./model-config.ts";
 import { type Activity, type PerformContext, perform, type Tally } from "./perform.ts";
 import { openSession, type Session } from "./session.ts";
@@ -24,13 +24,21 @@ export type WorkerOptions = {
   stateDir: string;
   /** What it offers to do; each role is claimed for by itself. */
   roles: readonly WorkerRole[];
+  /**
+   * TypeIDs of the runs and organizations it works for, and then for nobody else. Granted roles and closed runs are worked for only when
+   * named. None: it generates for any open run.
+   */
+  worksFor?: readonly string[];
   /** Execution providers in the order they are tried: cuda, webgpu, dml, coreml, cpu. */
   providers?: readonly ExecutionProvider[];
   /** Threads inside one operator; 1. */
   threads?: number;
   /** Shown to people; the host's name. */
   name?: string;
-  log?: Logger;
+  /** Where it tells what it does; JSON lines on standard output. */
+  log?: Log;
+  /** Hears the TypeID of the node once it is registered. */
+  onRegistered?: (node: string) => void;
   /** Aborting it drains: no new task, the current one is finished or handed back, then the worker returns. */
   signal?: AbortSignal;
   /** Seconds a draining worker lets the current task go on; 25. */
@@ -58,12 +66,13 @@ const FAILURE_PAUSE = { first: 1_000, most: 60_000 };
  */
 export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> {
   if (options.roles.length === 0) throw new TypeError("Give the worker at least one role.");
-  const log = options.log ?? createLog();
+  const log: Log = options.log ?? createLog();
   const draining = options.signal ?? new AbortController().signal;
   const tally: Tally = { submitted: 0, refused: 0, lost: 0, failed: 0 };
 
   await using session = await register(options, log, draining);
   if (session === undefined) return { node: undefined, ...tally };
+  options.onRegistered?.(session.node);
   const { client } = session;
   await using engines = openEngines({
     threads: options.threads ?? 1,
@@ -132,11 +141,7 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> 
   return { node: session.node, ...tally };
 }
 
-async function register(
-  options: WorkerOptions,
-  log: Logger,
-  signal: AbortSignal,
-): Promise<Session | undefined> {
+async function register(options: WorkerOptions, log: Log, signal: AbortSignal): Promise<Session | undefined> {
   const identity = await openIdentity(options.stateDir);
   try {
     return await openSession({
@@ -148,6 +153,7 @@ async function register(
         providers: options.providers ?? executionProviders,
         threads: options.threads ?? 1,
       }),
+      ...(options.worksFor ? { worksFor: options.worksFor } : {}),
       log,
       signal,
     });

@@ -23,10 +23,12 @@ export type Submission = { name: string; token: string; input: Record<string, un
 export class Refusal extends Error {
   readonly code: string;
   readonly retryable: boolean;
-  constructor(code: string, options: { retryable?: boolean } = {}) {
+  readonly retryAfterSeconds: number | undefined;
+  constructor(code: string, options: { retryable?: boolean; retryAfterSeconds?: number } = {}) {
     super(`refused with ${code}`);
     this.code = code;
     this.retryable = options.retryable ?? false;
+    this.retryAfterSeconds = options.retryAfterSeconds;
   }
 }
 
@@ -42,6 +44,10 @@ export type MiniCoordinator = AsyncDisposable & {
   heartbeats: Record<string, unknown>[];
   registrations: Record<string, unknown>[];
   tokens: Set<string>;
+  /** The run's versions, newest first. */
+  checkpoints: { version: number; manifestHash: string }[];
+  /** While true, connections are cut before a request is answered. */
+  away: boolean;
   /** Called before an operation is answered; throwing refuses it. */
   before: (name: string, input: Record<string, unknown>) => void | Promise<void>;
   /** Adds a task; returns its id. */
@@ -61,6 +67,8 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
     heartbeats: [],
     registrations: [],
     tokens: new Set(),
+    checkpoints: [],
+    away: false,
     before: () => {},
     add(kind, payload, more = {}) {
       const task = toTypeId("task", newId("task"));
@@ -115,6 +123,12 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
       }
       case "RenewLease":
         return { renewLease: { leaseUntil: later(60_000) } };
+      case "RunCheckpoints": {
+        const edges = self.checkpoints.map((node) => ({ node }));
+        return {
+          run: { id: run, checkpoints: { edges, pageInfo: { hasNextPage: false, endCursor: null } } },
+        };
+      }
       case "ReleaseTask":
         self.released.push({ task: String(input.task), reason: String(input.reason) });
         return { releaseTask: true };
@@ -146,6 +160,7 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
+    if (self.away) return void request.socket.destroy();
     const token = request.headers.authorization?.replace("Bearer ", "") ?? "";
     const url = new URL(request.url ?? "", "http://x");
     const sha256 = url.pathname.split("/")[2] ?? "";
@@ -173,8 +188,9 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
       await self.before(name, input);
       response.end(JSON.stringify({ data: answer(name, input, token) }));
     } catch (error) {
-      const { code, retryable } = error instanceof Refusal ? error : new Refusal("INTERNAL");
-      const errors = [{ message: String(error), extensions: { code, retryable } }];
+      const { code, retryable, retryAfterSeconds } =
+        error instanceof Refusal ? error : new Refusal("INTERNAL");
+      const errors = [{ message: String(error), extensions: { code, retryable, retryAfterSeconds } }];
       response.writeHead(code === "UNAUTHENTICATED" ? 401 : 200).end(JSON.stringify({ errors }));
     }
   }

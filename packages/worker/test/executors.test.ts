@@ -295,6 +295,43 @@ test("a trainer whose memory is what was published does not read its state back,
   expect(manifestOf(stepOf(restored)).whole).toBe(manifestOf(stepOf(two)).whole);
 });
 
+test("TRAIN computes the log-probabilities that nobody measured, at the version that generated", async () => {
+  coordinator.checkpoints = [1, 0].map((version) => ({
+    version,
+    manifestHash: published[version]?.manifest ?? "",
+  }));
+  const ratios: number[] = [];
+  // As they were drawn at version 0; none; and none, of what is said to be version 1.
+  for (const [measured, policyVersion] of [
+    [true, 0],
+    [false, 0],
+    [false, 1],
+  ] as const) {
+    batch = store(
+      encodeBatchPack({
+        header: { kind: "batch", version: 1, run, step: 2, batch: toTypeId("batch", newId("batch")) },
+        rollouts: generated.pack.rollouts.map(({ index, prompt, tokens, logprobs }) => ({
+          group: toTypeId("group", newId("group")),
+          prompt,
+          tokens,
+          logprobs: measured ? logprobs : new Float32Array(),
+          advantage: index % 2 === 0 ? 1 : -1,
+          reward: (index + 1) % 2,
+          policyVersion,
+        })),
+      }),
+    );
+    const task = train(2, published[1]!);
+    expect(await work("fifth trainer", { roles: ["TRAINER"] })).toMatchObject({ submitted: 1, failed: 0 });
+    ratios.push((coordinator.result(task).metrics as { ratioMean: number }).ratioMean);
+  }
+  const [drawn = 0, computed = 0, current = 0] = ratios;
+  // A policy's ratio to itself is 1; to the version before it is not.
+  expect(Math.abs(current - 1)).toBeLessThan(1e-6);
+  expect(Math.abs(drawn - 1)).toBeGreaterThan(1e-5);
+  expect(Math.abs(computed - drawn)).toBeLessThan(1e-6);
+});
+
 test("EVALUATE completes every prompt of the suite, the same for whoever does it", async () => {
   const { manifest } = published[1]!;
   const prompts = Array.from({ length: 6 }, (_, i) =>

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { challengeBytes, submissionBytes } from "@muster/protocol";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { createLog, type Executor, runWorker, type WorkerOptions } from "../src/index.ts";
+import { createLog, type Executor, type Log, runWorker, type WorkerOptions } from "../src/index.ts";
 import { type MiniCoordinator, Refusal, run, startCoordinator } from "./coordinator.ts";
 
 let coordinator: MiniCoordinator;
@@ -57,7 +57,7 @@ test("a node registers with its key, takes a batch of tasks and submits each, si
   expect(summary.node).toMatch(/^node_/);
   const [registration] = coordinator.registrations;
   const publicKey = String(registration?.publicKey);
-  const proof = challengeBytes({ publicKey, challenge: "abc" });
+  const proof = challengeBytes({ publicKey, challenge: "abc", audience: coordinator.url });
   expect(verify(null, proof, edKey(publicKey), Buffer.from(String(registration?.signature), "hex"))).toBe(
     true,
   );
@@ -254,6 +254,84 @@ test("a submission is repeated until there is an answer", async () => {
   };
   expect(await work({ maxTasks: 1 })).toMatchObject({ submitted: 1, failed: 0 });
   expect(tries).toBe(3);
+});
+
+/** A log that keeps what it is told. */
+function keptLog() {
+  const lines: { level: string; message: string; fields: object }[] = [];
+  const at =
+    (level: string): Log["info"] =>
+    (fields: object | string, message?: string) =>
+      void lines.push(
+        typeof fields === "string"
+          ? { level, message: fields, fields: {} }
+          : { level, message: message ?? "", fields },
+      );
+  const log: Log = {
+    debug: at("debug"),
+    info: at("info"),
+    warn: at("warn"),
+    error: at("error"),
+    child: () => log,
+  };
+  return { log, said: (part: RegExp) => lines.filter(({ message }) => part.test(message)), lines };
+}
+
+test("an outage is told once when it begins and once when it is over, and costs no task", async () => {
+  coordinator.add("VERIFY", payload, { renewAfterSeconds: 1 });
+  const { log, said, lines } = keptLog();
+  const summary = await work({
+    log,
+    maxTasks: 1,
+    executors: {
+      VERIFY: {
+        batch: 1,
+        execute(ctx, assignments) {
+          coordinator.away = true;
+          setTimeout(() => {
+            coordinator.away = false;
+          }, 1_500);
+          return instant.execute(ctx, assignments);
+        },
+      },
+    },
+  });
+  expect(summary).toMatchObject({ submitted: 1, failed: 0, lost: 0 });
+  expect(said(/coordinator is away/)).toEqual([
+    expect.objectContaining({ level: "warn", fields: expect.objectContaining({ url: coordinator.url }) }),
+  ]);
+  expect(said(/coordinator is back/)).toEqual([expect.objectContaining({ level: "info" })]);
+  expect(lines.filter(({ level }) => level === "warn" || level === "error")).toHaveLength(1);
+});
+
+test("a limited node waits as long as it is told, and tells so once", async () => {
+  coordinator.add("VERIFY", payload);
+  const asked: number[] = [];
+  coordinator.before = (name) => {
+    if (name !== "SubmitMeasurements") return;
+    asked.push(performance.now());
+    if (asked.length === 1) throw new Refusal("RATE_LIMITED", { retryable: true, retryAfterSeconds: 1 });
+  };
+  const { log, said } = keptLog();
+  expect(await work({ log, maxTasks: 1 })).toMatchObject({ submitted: 1 });
+  expect((asked[1] ?? 0) - (asked[0] ?? 0)).toBeGreaterThanOrEqual(990);
+  expect(said(/limits this node/)).toEqual([
+    { level: "warn", message: expect.any(String), fields: { url: coordinator.url, retryAfterSeconds: 1 } },
+  ]);
+  expect(said(/takes requests again/)).toHaveLength(1);
+});
+
+test("whoever started it hears the node's id before its first task", async () => {
+  coordinator.add("VERIFY", payload);
+  const heard: string[] = [];
+  const { node } = await work({
+    maxTasks: 1,
+    onRegistered: (id) => {
+      expect(coordinator.open).toHaveLength(1);
+      heard.push(id);
+    },
+  });
+  expect(heard).toEqual([node]);
 });
 
 test("a payload that does not parse is handed back with the reason", async () => {

@@ -124,6 +124,8 @@ async function train(ctx: ExecutorContext, assignment: Assignment<"TRAIN">): Pro
   progress(0, batch.rollouts.length);
   const { training, temperature } = payload;
   const { trainer, at } = await ctx.engines.trainer({ model: checkpoint.model, training, temperature });
+  // until the step is accepted, what the trainer holds has no name: neither half restored nor half stepped
+  ctx.engines.standAt(undefined);
   if (at?.manifest !== payload.manifest || at.state !== payload.state) {
     ctx.log.info({ step: payload.step }, "the trainer's state is read from what was published");
     const state = await ctx.client.blobs.get({ sha256: payload.state, maxBytes: MOST_STATE_BYTES, signal });
@@ -133,8 +135,6 @@ async function train(ctx: ExecutorContext, assignment: Assignment<"TRAIN">): Pro
     const reference = await ctx.checkpoints.open({ manifest: payload.reference, run: lease.run, signal });
     await trainer.setReference(await reference.weights());
   }
-  // until the step is accepted, what the trainer holds has no name
-  ctx.engines.standAt(undefined);
   const { step, totalSteps } = payload;
   const rollouts = await withOldLogprobs(ctx, { lease, batch, trainer, checkpoint, signal });
   const metrics = await trainer.step({ rollouts, step, totalSteps, signal });
