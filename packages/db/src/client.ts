@@ -50,7 +50,11 @@ export function openDatabase(url: string, options: OpenDatabaseOptions = {}): Da
   pool.on("error", (error) => log(`An idle database connection broke: ${messageOf(error)}`));
   // The pool hears idle ones only. One that breaks in use fails its query too, which is where that is handled.
   pool.on("connect", (client) => client.on("error", () => {}));
-  const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
+  const prisma = new PrismaClient({
+    adapter: new PrismaPg(pool),
+    // Prisma's 2 s and 5 s end transactions that only wait their turn in a burst on a small machine (P2028). These are the pool's own patience and the statements'.
+    transactionOptions: { maxWait: 10_000, timeout: 30_000 },
+  });
   let closed: Promise<void> | undefined;
   const close = (): Promise<void> => {
     closed ??= prisma.$disconnect().then(() => pool.end());

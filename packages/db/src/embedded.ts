@@ -1,5 +1,6 @@
 // A real Postgres server from npm's binaries, driven by pg_ctl, for a machine without a database of its own.
 // Of two servers started at once Postgres' own postmaster.pid lets one live; whoever loses finds the winner.
+import { readFileSync } from "node:fs";
 import { open, rename, rm, stat, statfs, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join, resolve } from "node:path";
@@ -11,6 +12,7 @@ import { run } from "./postgres-binaries.ts";
 import {
   exists,
   holdsServer,
+  homeOf,
   initialise,
   prepare,
   readPassword,
@@ -24,6 +26,8 @@ export type EmbeddedPostgres = {
   readonly url: string;
   /** Ends the server (sessions are cut, data is flushed). Nothing happens if it is not running. */
   stop(): Promise<void>;
+  /** Ends it at once, as a power cut would, and returns before it is gone: for a process that has no time left. The next start recovers. */
+  kill(): void;
 };
 
 export type StartPostgresOptions = {
@@ -58,7 +62,7 @@ export async function startPostgres(
     const port = await ensureRunning(server, password, options.settings ?? {});
     const url = withDatabase(serverUrl(port, password), options.database ?? "muster");
     await ensureDatabase(url);
-    return { url, stop: () => stop(server) };
+    return { url, stop: () => stop(server), kill: () => kill(server) };
   } catch (error) {
     throw await explain(error, home);
   }
@@ -70,13 +74,19 @@ export async function stopPostgres(folder: string): Promise<void> {
   if (await holdsServer(dir)) await stop(await prepare(dir));
 }
 
-/** Ends the server whose files lie in `folder`, if there is one, and deletes them. */
+/**
+ * Ends the server of `folder`, if there is one, and deletes its files, also those that `startPostgres` had to put elsewhere. Whoever only
+ * deletes the folder may leave its data in `/var/lib/muster/`.
+ *
+ * @throws DatabaseError `STOP_FAILED`, or `NOT_A_DATA_DIRECTORY` when what the folder names is not ours to delete.
+ */
 export async function removePostgres(folder: string): Promise<void> {
   const dir = resolve(folder);
   if (!(await holdsServer(dir))) return;
-  const server = await prepare(dir);
-  await stop(server);
-  await rm(server.home, { recursive: true });
+  const home = await homeOf(dir);
+  if (await exists(join(home, "data", "postmaster.pid"))) await stop(await prepare(dir));
+  await rm(home, { recursive: true, force: true });
+  // last: what says where the data is must outlive it
   await rm(dir, { recursive: true, force: true });
 }
 
@@ -234,6 +244,14 @@ async function stop(server: Server): Promise<void> {
     throw new DatabaseError("STOP_FAILED", `The database in ${home} did not stop: ${messageOf(error)}`, {
       cause: error,
     });
+  }
+}
+
+function kill({ data }: Server): void {
+  try {
+    process.kill(Number(readFileSync(join(data, "postmaster.pid"), "utf8").split("\n")[0]), "SIGQUIT");
+  } catch {
+    // It has ended, or this system has no such signal.
   }
 }
 

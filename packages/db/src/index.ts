@@ -7,6 +7,12 @@ export {
   openDatabase,
   withDatabase,
 } from "./client.ts";
-export { type EmbeddedPostgres, type StartPostgresOptions, startPostgres, stopPostgres } from "./embedded.ts";
+export {
+  type EmbeddedPostgres,
+  removePostgres,
+  type StartPostgresOptions,
+  startPostgres,
+  stopPostgres,
+} from "./embedded.ts";
 export { DatabaseError, type DatabaseErrorCode } from "./errors.ts";
 export { migrate, migrationsFolder } from "./migrate.ts";

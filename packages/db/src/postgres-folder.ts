@@ -25,14 +25,21 @@ export type Server = {
 };
 
 const fallbackRoot = "/var/lib/muster";
+const fallbackHome = /^\/var\/lib\/muster\/postgres-[0-9a-f]+$/;
 
 /** Finds or chooses the place below `dir`, and makes the programs ready. */
 export async function prepare(dir: string): Promise<Server> {
   await mkdir(dir, { recursive: true });
-  const recorded = await readText(join(dir, "location"));
-  const owner = await ownerOf(join(recorded?.trim() ?? dir, "data"));
+  const recorded = await recordedHome(dir);
+  const owner = await ownerOf(join(recorded ?? dir, "data"));
   const user = await serverUser(owner);
-  const home = recorded?.trim() ?? (await chooseHome(dir, user));
+  if (recorded !== undefined && !(await exists(recorded))) {
+    throw new DatabaseError(
+      "DATA_UNREACHABLE",
+      `The database of ${dir} was kept in ${recorded}, which is gone. Restore that folder, or remove ${dir} to begin anew.`,
+    );
+  }
+  const home = recorded ?? (await chooseHome(dir, user));
   if (user !== undefined) await chown(home, user.uid, user.gid);
   const binaries = await findBinaries(user, fallbackRoot);
   return { home, data: join(home, "data"), logFile: join(home, "log"), user, binaries };
@@ -40,6 +47,21 @@ export async function prepare(dir: string): Promise<Server> {
 
 export async function holdsServer(dir: string): Promise<boolean> {
   return (await exists(join(dir, "data"))) || (await exists(join(dir, "location")));
+}
+
+/** Where the files of the server of `dir` lie; `dir` itself unless it records another place. */
+export async function homeOf(dir: string): Promise<string> {
+  return (await recordedHome(dir)) ?? dir;
+}
+
+/** What is named there is given to the server's user and may be deleted: only a place that was made for it will do. */
+async function recordedHome(dir: string): Promise<string | undefined> {
+  const home = (await readText(join(dir, "location")))?.trim();
+  if (home === undefined || fallbackHome.test(home)) return home;
+  throw new DatabaseError(
+    "NOT_A_DATA_DIRECTORY",
+    `${join(dir, "location")} names ${home}, which is no place of Muster's databases. Remove that file, or keep the state in another folder.`,
+  );
 }
 
 async function chooseHome(dir: string, user: ServerUser | undefined): Promise<string> {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { startPostgres, stopPostgres, withDatabase } from "../src/index.ts";
+import { removePostgres, startPostgres, withDatabase } from "../src/index.ts";
 
 let parent: string;
 let folder: string;
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await stopPostgres(folder);
+  await removePostgres(folder);
   await rm(parent, { recursive: true, force: true });
 });
 
@@ -135,6 +135,41 @@ test("a lost password file is named", async () => {
   await writeFile(file, password, { mode });
   await chown(file, uid, gid);
   await startPostgres(folder);
+});
+
+test("what was put elsewhere is removed with its folder", async ({ skip }) => {
+  skip(process.getuid?.() !== 0, "only root's server runs as another user");
+  const closed = await mkdtemp(join(tmpdir(), "muster-postgres-"));
+  const hidden = join(closed, "postgres");
+  try {
+    const { url } = await startPostgres(hidden);
+    const elsewhere = (await readFile(join(hidden, "location"), "utf8")).trim();
+    expect(elsewhere).toMatch(/^\/var\/lib\/muster\/postgres-/);
+    expect((await stat(join(elsewhere, "data"))).isDirectory()).toBe(true);
+    await removePostgres(hidden);
+    await expect(query(url, "SELECT 1")).rejects.toMatchObject({ code: "ECONNREFUSED" });
+    await expect(stat(elsewhere)).rejects.toMatchObject({ code: "ENOENT" });
+    await expect(stat(hidden)).rejects.toMatchObject({ code: "ENOENT" });
+    await removePostgres(hidden);
+  } finally {
+    await removePostgres(hidden);
+    await rm(closed, { recursive: true, force: true });
+  }
+});
+
+test("a place that is not ours is neither used nor removed", async () => {
+  const forged = join(parent, "forged");
+  const theirs = join(parent, "theirs");
+  await mkdir(forged);
+  await mkdir(theirs);
+  await writeFile(join(theirs, "letter.txt"), "Dear");
+  await writeFile(join(forged, "location"), `${theirs}\n`);
+  const before = await stat(theirs);
+  const refusal = { code: "NOT_A_DATA_DIRECTORY", message: expect.stringContaining(theirs) };
+  await expect(startPostgres(forged)).rejects.toMatchObject(refusal);
+  await expect(removePostgres(forged)).rejects.toMatchObject(refusal);
+  expect(await readFile(join(theirs, "letter.txt"), "utf8")).toBe("Dear");
+  expect((await stat(theirs)).uid).toBe(before.uid);
 });
 
 async function query(url: string, sql: string): Promise<unknown[]> {

@@ -12,6 +12,11 @@ import { openManifest, type VerifySignature } from "./verify.ts";
 
 export type Cache = { partial: string; checkpoints: string; tmp: string };
 
+// Files this process has hashed, by path, with what a change would show in: every task opens its checkpoint again, and hashing some
+// gigabytes takes longer than many a task. Another process that changes a file behind our back changes its time or its size.
+const hashed = new Map<string, { sha256: string; size: number; mtimeMs: number; ino: number }>();
+const mostHashed = 4096;
+
 export async function openCache(dir: string): Promise<Cache> {
   const cache = {
     partial: join(dir, "partial"),
@@ -34,7 +39,7 @@ export async function cachedCheckpoint(
   try {
     const manifest = await openManifest({ bytes, hash, trainer: trust.trainer, verify: trust.verify });
     for (const file of manifest.files) {
-      if ((await hashOfFile(join(dir, file.name))) !== file.sha256) throw mismatch(file.name, hash);
+      if ((await hashOnce(join(dir, file.name))) !== file.sha256) throw mismatch(file.name, hash);
     }
     const now = new Date();
     await utimes(dir, now, now);
@@ -131,6 +136,16 @@ export async function evict(cache: Cache, budgetBytes: number, keep: string): Pr
       if (mtimeMs < dayAgo) await rm(path, { recursive: true, force: true });
     }
   }
+}
+
+async function hashOnce(path: string): Promise<string> {
+  const { size, mtimeMs, ino } = await stat(path);
+  const known = hashed.get(path);
+  if (known?.size === size && known.mtimeMs === mtimeMs && known.ino === ino) return known.sha256;
+  const sha256 = await hashOfFile(path);
+  if (hashed.size >= mostHashed) hashed.clear();
+  hashed.set(path, { sha256, size, mtimeMs, ino });
+  return sha256;
 }
 
 async function hashOfFile(path: string): Promise<string> {

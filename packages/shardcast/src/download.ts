@@ -47,6 +47,12 @@ const MOST_MANIFEST_BYTES = 16 * 2 ** 20;
  * @throws ShardcastError when something is not what it should be. What `fetchBlob` throws is passed on.
  */
 export async function downloadCheckpoint(input: DownloadInput): Promise<CachedCheckpoint> {
+  // It becomes the name of a folder.
+  if (!/^[0-9a-f]{64}$/.test(input.manifestHash))
+    throw new ShardcastError(
+      "MANIFEST_INVALID",
+      "A manifest is named by a SHA-256 in lower-case hexadecimal; this task names something else.",
+    );
   const cache = await openCache(input.cacheDir);
   const present = await cachedCheckpoint(cache, input.manifestHash, input);
   if (present) return checkpointAt(present.dir, present.manifest, input.manifestHash);
