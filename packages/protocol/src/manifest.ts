@@ -91,7 +91,7 @@ export function parseManifest(bytes: Uint8Array): Manifest {
   const parsed = manifestSchema.safeParse(json);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
-    throw invalid(`${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "wrong"}`);
+    throw invalid(`${issue?.path.map(String).join(".") ?? ""}: ${issue?.code ?? "wrong"}`);
   }
   const manifest = parsed.data;
   const flaw = flawOf(manifest);
@@ -106,8 +106,10 @@ const maxManifestBytes = 16 * 2 ** 20;
 function flawOf({ version, parent, files, tensors, whole }: Manifest): string | undefined {
   if (parent !== null && parent >= version)
     return `its parent ${parent} is not older than version ${version}`;
-  if (new Set(files.map(({ name }) => name)).size !== files.length)
-    return "two of its files have the same name";
+  // As a file system that knows no case sees them: they end up in one folder, beside the manifest itself.
+  const names = files.map(({ name }) => name.toLowerCase());
+  if (new Set(names).size !== files.length) return "two of its files have the same name";
+  if (names.includes("manifest.json")) return "one of its files is called manifest.json, as it is itself";
   if (new Set(tensors.map(({ name }) => name)).size !== tensors.length)
     return "two of its tensors have the same name";
   for (const file of files) {

@@ -428,6 +428,7 @@ function wrongValue(why: string): PackError {
 
 function wrongHeader(error: z.ZodError): PackError {
   const [issue] = error.issues;
+  // Never the message: it quotes what a stranger wrote.
   const where = issue?.path.map(String).join(".") || "header";
-  return new PackError("WRONG_HEADER", `The pack's header is wrong: ${where}: ${issue?.message ?? "wrong"}.`);
+  return new PackError("WRONG_HEADER", `The pack's header is wrong: ${where}: ${issue?.code ?? "wrong"}.`);
 }

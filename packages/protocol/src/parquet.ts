@@ -221,6 +221,10 @@ function chunkRange(name: string, { type }: ColumnSpec, meta: ThriftStruct): { s
 /** Reads the page at `at` into the column and returns where the next one starts. `bytes` end where the chunk does. */
 function readPage(bytes: Uint8Array, at: number, column: Collector): number {
   const { struct: header, end: bodyStart } = readThrift(bytes.subarray(0, at + maxPageHeaderBytes), at);
+  column.headerBytes += bodyStart - at;
+  // A byte of metadata costs as much as hundreds of data, so there may only be as much as real pages (8 KiB or more) come with.
+  if (column.headerBytes > maxPageHeaderBytes + bytes.length / 512)
+    throw malformed(`the page headers of ${column.name} are longer than its pages warrant`);
   const size = thriftCount(header, 3);
   const bodyEnd = bodyStart + size;
   if (bodyEnd > bytes.length || thriftCount(header, 2) !== size)
@@ -288,6 +292,7 @@ class Collector {
   readonly name: string;
   readonly spec: ColumnSpec;
   readonly limits: TableLimits;
+  headerBytes = 0;
   rows = 0;
   /** First value of each row, when the column is a list. */
   readonly #starts: number[] = [];

@@ -3,6 +3,7 @@ import { canonicalJson, hashHex } from "./canonical.ts";
 import type { Environment } from "./environment.ts";
 import { environments } from "./environments.ts";
 import { demoSeed } from "./seeds.ts";
+import { specIssueInWords } from "./spec-issues.ts";
 
 const count = (max: number) => z.int().min(1).max(max);
 const fraction = z.number().min(0).max(1);
@@ -229,7 +230,13 @@ export const runSpecSchema = z
     limits: z
       .strictObject({
         steps: count(1_000_000).default(100).describe("The run is complete after this many training steps."),
-        credits: z.int().min(0).optional().describe("Budget in micro-credits; none when left out."),
+        credits: z
+          .int()
+          .min(0)
+          .optional()
+          .describe(
+            "The run ends when it has spent this many micro-credits; left out, its budget is its only limit.",
+          ),
         deadline: z.iso.datetime().optional().describe("The run ends then at the latest (UTC)."),
       })
       .prefault({})
@@ -253,8 +260,12 @@ export const runSpecSchema = z
               .default(0.2)
               .describe("Assumed share of dishonest nodes."),
             epsilon: z.number().gt(0).max(1).default(1e-2).describe("Accepted share of poisoned groups."),
-            floor: z.number().gt(0).max(1).default(0.1).describe("Audit rate of a trusted node."),
-            rate: z.number().gt(0).max(1).default(1).describe("Audit rate of everyone else."),
+            floor: z
+              .number()
+              .gt(0)
+              .max(1)
+              .default(0.1)
+              .describe("Audit rate of a trusted node; everyone else is audited in full."),
           })
           .prefault({})
           .describe("How much of a node's work is measured."),
@@ -329,7 +340,7 @@ export type RunSpecIssue = { path: string; message: string };
 export function parseRunSpec(
   input: unknown,
 ): { ok: true; spec: RunSpec } | { ok: false; issues: RunSpecIssue[] } {
-  const parsed = runSpecSchema.safeParse(input);
+  const parsed = runSpecSchema.safeParse(input, { error: specIssueInWords });
   if (parsed.success) return { ok: true, spec: completed(parsed.data, parsed.data.seed ?? randomSeed()) };
   const issues = parsed.error.issues.map(({ path, message }) => ({
     path: path.map(String).join("."),

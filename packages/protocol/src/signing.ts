@@ -18,15 +18,22 @@ export function submissionBytes({ run, task, attempt, pack }: Submission): Uint8
   return signed("muster/submit/v1", { run, task, attempt, pack });
 }
 
-/** The bytes a node signs to prove, at registration, that it holds the key: `"muster/register/v1\0"` and canonical JSON. */
+/**
+ * The bytes a node signs to prove, at registration, that it holds the key: `"muster/register/v1\0"` and canonical JSON. `audience` is the
+ * origin of the coordinator as the node dials it, never as somebody tells it: a coordinator that passes on another one's challenge gets
+ * a signature that is of no use there.
+ */
 export function challengeBytes({
   publicKey,
   challenge,
+  audience,
 }: {
   publicKey: string;
   challenge: string;
+  /** For example `https://muster.example` or `http://127.0.0.1:4000`. */
+  audience: string;
 }): Uint8Array {
-  return signed("muster/register/v1", { publicKey, challenge });
+  return signed("muster/register/v1", { publicKey, challenge, audience });
 }
 
 /**

@@ -125,8 +125,8 @@ test("what is signed names its purpose and every field", () => {
   expect(text(submissionBytes(submission))).toBe(
     'muster/submit/v1\0{"attempt":2,"pack":"ff","run":"run_a","task":"task_b"}',
   );
-  expect(text(challengeBytes({ publicKey: "aa", challenge: "bb" }))).toBe(
-    'muster/register/v1\0{"challenge":"bb","publicKey":"aa"}',
+  expect(text(challengeBytes({ publicKey: "aa", challenge: "bb", audience: "https://c.example" }))).toBe(
+    'muster/register/v1\0{"audience":"https://c.example","challenge":"bb","publicKey":"aa"}',
   );
 });
 

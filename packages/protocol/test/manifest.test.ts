@@ -93,3 +93,17 @@ describe("a manifest is refused", () => {
     );
   });
 });
+
+test("files keep off each other's names on any file system, and off the manifest's", () => {
+  const extra = (...names: string[]) =>
+    encode({
+      ...manifest,
+      files: [
+        ...manifest.files,
+        ...names.map((name) => ({ name, size: 1, sha256: hashHex(name), shards: [shard(0, 1)] })),
+      ],
+    });
+  expect(() => parseManifest(extra("notes.txt"))).not.toThrow();
+  expect(() => parseManifest(extra("Config.json"))).toThrow("same name");
+  expect(() => parseManifest(extra("Manifest.json"))).toThrow("manifest.json");
+});

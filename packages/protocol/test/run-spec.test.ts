@@ -108,3 +108,26 @@ describe("the form", () => {
     expect(fields).toBeGreaterThan(70);
   });
 });
+
+test.each([
+  [{ name: "" }, "name", "Write something here."],
+  [{ name: "x".repeat(101) }, "name", "Write at most 100 characters."],
+  [{ limits: { steps: "abc" } }, "limits.steps", "This must be a number."],
+  [{ limits: { steps: 1.5 } }, "limits.steps", "This must be a whole number."],
+  [
+    { limits: { deadline: "tomorrow" } },
+    "limits.deadline",
+    "Write a moment in UTC, such as 2030-01-31T12:00:00Z.",
+  ],
+  [{ training: { beta2: 1 } }, "training.beta2", "This must be less than 1."],
+  [
+    { training: { schedule: "spiral" } },
+    "training.schedule",
+    "This must be one of linear, constant, cosine.",
+  ],
+  [{ environment: undefined }, "environment", "This is missing."],
+  [{ seeds: 1 }, "", 'There is no field "seeds" here.'],
+])("what is wrong is said as a sentence: %j", (change, path, message) => {
+  const parsed = parseRunSpec({ name: "A run", environment: "muster/sort-digits@1", ...change });
+  expect(parsed.ok ? [] : parsed.issues).toContainEqual({ path, message });
+});

@@ -40,39 +40,68 @@ export function interpolate(xs: Uint16Array, ys: Uint16Array): Uint16Array {
 
 /** The polynomial's value at each x. */
 export function evaluate(coefficients: Uint16Array, xs: Uint16Array): Uint16Array {
-  // Horner by sixteens, in two chains that do not wait for each other: `even` collects the lower eight of each sixteen
-  // coefficients, `odd` the upper eight. Eight terms are summed before one reduction.
-  const padded = new Float64Array(Math.ceil(coefficients.length / 16) * 16);
-  padded.set(coefficients);
-  const values = new Uint16Array(xs.length);
-  for (let i = 0; i < xs.length; i++) {
-    const x1 = xs[i]!;
-    const x2 = reduce(x1 * x1);
-    const x3 = reduce(x2 * x1);
-    const x4 = reduce(x2 * x2);
-    const x5 = reduce(x4 * x1);
-    const x6 = reduce(x4 * x2);
-    const x7 = reduce(x4 * x3);
-    const x8 = reduce(x4 * x4);
-    const x16 = reduce(x8 * x8);
-    let even = 0;
-    let odd = 0;
-    for (let j = padded.length - 16; j >= 0; j -= 16) {
-      const a = padded[j]! + padded[j + 1]! * x1 + padded[j + 2]! * x2 + padded[j + 3]! * x3;
-      const b = padded[j + 4]! * x4 + padded[j + 5]! * x5 + padded[j + 6]! * x6 + padded[j + 7]! * x7;
-      const c = padded[j + 8]! + padded[j + 9]! * x1 + padded[j + 10]! * x2 + padded[j + 11]! * x3;
-      const d = padded[j + 12]! * x4 + padded[j + 13]! * x5 + padded[j + 14]! * x6 + padded[j + 15]! * x7;
-      even = reduce(a + b + even * x16);
-      odd = reduce(c + d + odd * x16);
+  // Horner by fours at four points at once: chains that do not wait for each other, and each coefficient is loaded once for all. Four
+  // terms stay below 2^35 and times a power below 2^51, so only every second step is reduced.
+  const terms = Math.ceil(coefficients.length / 8) * 8;
+  if (scratch.length < terms) scratch = new Float64Array(terms);
+  const c = scratch;
+  c.set(coefficients);
+  c.fill(0, coefficients.length, terms);
+  const points = xs.length;
+  const values = new Uint16Array(points);
+  for (let i = 0; i < points; i += 4) {
+    const p1 = xs[i]!;
+    const p2 = reduce(p1 * p1);
+    const p3 = reduce(p2 * p1);
+    const p4 = reduce(p2 * p2);
+    const q1 = i + 1 < points ? xs[i + 1]! : 0;
+    const q2 = reduce(q1 * q1);
+    const q3 = reduce(q2 * q1);
+    const q4 = reduce(q2 * q2);
+    const r1 = i + 2 < points ? xs[i + 2]! : 0;
+    const r2 = reduce(r1 * r1);
+    const r3 = reduce(r2 * r1);
+    const r4 = reduce(r2 * r2);
+    const s1 = i + 3 < points ? xs[i + 3]! : 0;
+    const s2 = reduce(s1 * s1);
+    const s3 = reduce(s2 * s1);
+    const s4 = reduce(s2 * s2);
+    let p = 0;
+    let q = 0;
+    let r = 0;
+    let s = 0;
+    for (let j = terms - 8; j >= 0; j -= 8) {
+      const c4 = c[j + 4]!;
+      const c5 = c[j + 5]!;
+      const c6 = c[j + 6]!;
+      const c7 = c[j + 7]!;
+      p = c4 + c5 * p1 + (c6 * p2 + c7 * p3) + p * p4;
+      q = c4 + c5 * q1 + (c6 * q2 + c7 * q3) + q * q4;
+      r = c4 + c5 * r1 + (c6 * r2 + c7 * r3) + r * r4;
+      s = c4 + c5 * s1 + (c6 * s2 + c7 * s3) + s * s4;
+      const c0 = c[j]!;
+      const c1 = c[j + 1]!;
+      const c2 = c[j + 2]!;
+      const c3 = c[j + 3]!;
+      p = reduce(c0 + c1 * p1 + (c2 * p2 + c3 * p3) + p * p4);
+      q = reduce(c0 + c1 * q1 + (c2 * q2 + c3 * q3) + q * q4);
+      r = reduce(c0 + c1 * r1 + (c2 * r2 + c3 * r3) + r * r4);
+      s = reduce(c0 + c1 * s1 + (c2 * s2 + c3 * s3) + s * s4);
     }
-    values[i] = reduce(even + odd * x8);
+    values[i] = p;
+    if (i + 1 < points) values[i + 1] = q;
+    if (i + 2 < points) values[i + 2] = r;
+    if (i + 3 < points) values[i + 3] = s;
   }
   return values;
 }
 
+/** The coefficients as float64: an array of 128 takes longer to make than to evaluate at ten points. */
+let scratch = new Float64Array(128);
+
 // A hair above 1/65497: the quotient of an exact multiple must not fall below its integer, and no other quotient of a number below
-// 2^40 comes within 2^-17 of the next one.
-const RECIPROCAL = (1 / PRIME) * (1 + 2 ** -50);
+// 2^51 comes within 2^-17 of the next one.
+const RECIPROCAL = (1 / PRIME) * (1 + 2 ** -52);
 
 function reduce(value: number): number {
   return value - Math.floor(value * RECIPROCAL) * PRIME;

@@ -110,6 +110,28 @@ describe("a window and its own proof", () => {
   });
 });
 
+test("a proof is evaluated exactly, also where every product is largest", () => {
+  const k = 128;
+  const indices = Uint32Array.from({ length: k }, (_, i) => PRIME - 1 - i);
+  for (const coefficient of [PRIME - 1, 1, 40_503]) {
+    const bytes = new Uint8Array(2 + 2 * k);
+    const view = new DataView(bytes.buffer);
+    view.setUint16(0, PRIME);
+    for (let i = 0; i < k; i++) view.setUint16(2 + 2 * i, coefficient);
+    const exact = Uint16Array.from(indices, (x) => {
+      let value = 0n;
+      for (let i = 0; i < k; i++) value = (value * BigInt(x) + BigInt(coefficient)) % BigInt(PRIME);
+      return Number(value);
+    });
+    const proof = decodeProof(bytes, { k, form: "bf16" });
+    // A NaN has one spelling in a measurement, and any in a polynomial.
+    const numbers = indices.filter((_, i) => (exact[i]! & 0x7fff) <= 0x7f80);
+    const values = fromBf16(exact.filter((pattern) => (pattern & 0x7fff) <= 0x7f80));
+    expect(values.length).toBeGreaterThan(100);
+    expect(compareBf16(proof, numbers, values)).toEqual(noDistance);
+  }
+});
+
 describe("the top-k", () => {
   test("is the first k of all indices sorted by magnitude, then by index", () => {
     const magnitudes = [

@@ -1,6 +1,6 @@
 import { type Bf16Distance, compareBf16, compareF32, type F32Distance } from "@muster/toploc";
 import { type Check, type CheckResult, figure, spoken } from "./check.ts";
-import type { Evidence } from "./evidence.ts";
+import type { Evidence, WindowPair } from "./evidence.ts";
 
 /** Were the tokens produced by this version of this policy, after this prompt? */
 export const activations: Check = {
@@ -20,9 +20,9 @@ function checkF32(evidence: Evidence): CheckResult {
   let windows = 0;
   let failed = 0;
   let worst: { distance: F32Distance; excess: number; rollout: number; window: number } | undefined;
-  for (const { rollout, window, size, proof, indices, values } of evidence.windows) {
-    const larger = largerHalf(indices, values, size);
-    const distance = compareF32(proof, larger.indices, larger.values);
+  for (const pair of evidence.windows) {
+    const { rollout, window } = pair;
+    const distance = distanceF32(pair);
     windows++;
     if (distance.outliers > outliers || distance.meanUlp > meanUlp) failed++;
     const excess = Math.max(ratio(distance.outliers, outliers), ratio(distance.meanUlp, meanUlp));
@@ -102,6 +102,12 @@ function checkBf16(evidence: Evidence): CheckResult {
   };
 }
 
+/** How far a proof is from what was measured, over the points that count. */
+export function distanceF32({ size, proof, indices, values }: WindowPair): F32Distance {
+  const larger = largerHalf(indices, values, size);
+  return compareF32(proof, larger.indices, larger.values);
+}
+
 /**
  * The points among the larger half of the window's values. Machines differ by a few ulp of a typical value, which are thousands of
  * ulp of a value near zero. The top-k of a long window has none of those; that of a window of one or two rows is all of it, and one
@@ -110,6 +116,9 @@ function checkBf16(evidence: Evidence): CheckResult {
 function largerHalf(indices: Uint32Array, values: Float32Array, size: number) {
   const half = Math.ceil(size / 2);
   if (values.length <= half) return { indices, values };
+  if (isFalling(indices, values)) {
+    return { indices: indices.subarray(0, half), values: values.subarray(0, half) };
+  }
   const order = Uint32Array.from(values.keys())
     .sort((a, b) => Math.abs(values[b]!) - Math.abs(values[a]!) || indices[a]! - indices[b]!)
     .subarray(0, half);
@@ -117,6 +126,15 @@ function largerHalf(indices: Uint32Array, values: Float32Array, size: number) {
     indices: Uint32Array.from(order, (i) => indices[i]!),
     values: Float32Array.from(order, (i) => values[i]!),
   };
+}
+
+/** Whether the points are in the order a validator hands them in: by falling magnitude, then by index. A check may not rely on it. */
+function isFalling(indices: Uint32Array, values: Float32Array): boolean {
+  for (let i = 1; i < values.length; i++) {
+    const fall = Math.abs(values[i - 1]!) - Math.abs(values[i]!);
+    if (!(fall > 0 || (fall === 0 && indices[i - 1]! < indices[i]!))) return false;
+  }
+  return true;
 }
 
 /** How much of what is allowed was used; above 1 is beyond it. */
