@@ -1,7 +1,14 @@
+import type { JsonValue } from "@muster/protocol";
+
 /** One measurement. */
 export type Bench = {
+  /** Names of the whole numbers it takes, each with what it is when left out. */
+  options?: Readonly<Record<string, number>>;
   /** Measures, tells people with `say`, and answers the figures of `--json`. */
-  run(say: (line: string) => void): Promise<Record<string, number>>;
+  run(
+    say: (line: string) => void,
+    options: Readonly<Record<string, number>>,
+  ): Promise<Record<string, JsonValue>>;
 };
 
 /**

@@ -1,21 +1,48 @@
-// `npm run bench -- <name> [--json]`: one measurement, its figures beside what they are judged against in the same run.
-// With --json the last line is the figures alone.
+// `npm run bench -- <name> [--<option> <number>] [--json]`: one measurement, its figures beside what they are judged against in the same
+// run. With --json the last line is the figures alone.
 
+import { parseArgs } from "node:util";
 import type { Bench } from "./bench.ts";
 
 const benches: Record<string, () => Promise<Bench>> = {
+  audit: async () => (await import("./audit.ts")).audit,
+  fuzz: async () => (await import("./fuzz.ts")).fuzzing,
   verification: async () => (await import("./verification.ts")).verification,
 };
 
-const [name, ...flags] = process.argv.slice(2).filter((argument) => argument !== "--json");
-const json = process.argv.includes("--json");
+const [name, ...rest] = process.argv.slice(2);
 const load = name !== undefined && Object.hasOwn(benches, name) ? benches[name] : undefined;
+const bench = await load?.();
+const asked = bench === undefined ? undefined : read(bench, rest);
 
-if (load === undefined || flags.length > 0) {
-  console.error(`Usage: npm run bench -- <name> [--json]\nNames: ${Object.keys(benches).join(", ")}`);
+if (bench === undefined || asked === undefined) {
+  const options = Object.keys(bench?.options ?? {}).map((option) => ` [--${option} <number>]`);
+  console.error(
+    `Usage: npm run bench -- ${bench === undefined ? "<name>" : name}${options.join("")} [--json]`,
+  );
+  console.error(`Names: ${Object.keys(benches).join(", ")}`);
   process.exitCode = 2;
 } else {
-  const bench = await load();
-  const figures = await bench.run((line) => console.log(line));
-  if (json) console.log(JSON.stringify(figures));
+  const figures = await bench.run((line) => console.log(line), asked.options);
+  if (asked.json) console.log(JSON.stringify(figures));
+}
+
+/** What was asked for, or undefined when it is nothing that the bench knows. */
+function read(
+  { options = {} }: Bench,
+  args: string[],
+): { json: boolean; options: Record<string, number> } | undefined {
+  const known: Record<string, { type: "string" | "boolean" }> = { json: { type: "boolean" } };
+  for (const option of Object.keys(options)) known[option] = { type: "string" };
+  try {
+    const { values } = parseArgs({ args, options: known });
+    const numbers = Object.entries(options).map(([option, standard]) => {
+      const given = values[option];
+      return [option, given === undefined ? standard : Number(given)] as const;
+    });
+    if (numbers.some(([, value]) => !Number.isInteger(value) || value < 1)) return undefined;
+    return { json: values.json === true, options: Object.fromEntries(numbers) };
+  } catch {
+    return undefined;
+  }
 }

@@ -1,7 +1,6 @@
 export * from "./graph/index.ts";
 export type { GeneratedRollout, GenerateInput, GenerateProgress } from "./runtime/generate.ts";
-export type { LogprobsInput, MeasureInput } from "./runtime/measure.ts";
-export { type OpenOptions, Policy } from "./runtime/policy.ts";
+export { type LogprobsInput, type MeasureInput, type OpenOptions, Policy } from "./runtime/policy.ts";
 export { PolicyError, type PolicyErrorCode, policyErrorCodes } from "./runtime/policy-error.ts";
 export { type ExecutionProvider, executionProviders } from "./runtime/providers.ts";
 export type { TokenPair } from "./runtime/rollouts.ts";

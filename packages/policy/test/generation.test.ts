@@ -216,6 +216,33 @@ test("log-probabilities are those of the measurement, at the sampling's temperat
   expect(flat).not.toEqual(alone);
 });
 
+test("more rollouts than one pass takes are measured as each of them alone", async () => {
+  const draw = uniform(5);
+  const prompts = Array.from({ length: 40 }, () => randomTokens(model, 1 + Math.floor(draw() * 30), draw));
+  const rollouts = Array.from({ length: 400 }, (_, i) => ({
+    prompt: prompts[Math.floor(draw() * prompts.length)]!,
+    tokens: randomTokens(model, Math.floor(draw() * 66), draw),
+    key: [i, 9] as [number, number],
+  }));
+  const together = await policy.measure({ rollouts, sampling, ...f32 });
+  for (let i = 0; i < rollouts.length; i += 20) {
+    const [alone] = await policy.measure({ rollouts: [rollouts[i]!], sampling, ...f32 });
+    const seen = together[i]!;
+    expect(seen.windows.map(({ indices }) => indices.length)).toEqual(
+      alone!.windows.map(({ indices }) => indices.length),
+    );
+    expect(seen.argmax).toEqual(alone!.argmax);
+    seen.logprobs.forEach((logprob, j) => {
+      expect(Math.abs(logprob - alone!.logprobs[j]!)).toBeLessThan(1e-5);
+    });
+    seen.windows.forEach(({ values }, w) => {
+      values.forEach((value, j) => {
+        expect(Math.abs(value - alone!.windows[w]!.values[j]!)).toBeLessThan(1e-4);
+      });
+    });
+  }
+});
+
 test("an output without tokens measures as nothing", async () => {
   const rollouts = [
     { prompt: Int32Array.of(1, 2, 3), tokens: new Int32Array(0), key: [1, 2] as const },

@@ -2,7 +2,7 @@
  * A policy version as files: what `transformers`' `AutoModelForCausalLM.from_pretrained` reads, and back to the flat array.
  */
 
-import type { Tokenizer } from "@muster/protocol";
+import type { Manifest, Tokenizer } from "@muster/protocol";
 import { huggingFaceConfig, type ModelConfig, modelProblems } from "./config.ts";
 import { type FileTensor, parameterLayout } from "./parameters.ts";
 import {
@@ -18,7 +18,9 @@ import {
  * - `MISSING_TENSOR`, `UNEXPECTED_TENSOR`, `WRONG_SHAPE`, `WRONG_DTYPE`: the file is of another model; the message names the tensors.
  * - `NOT_FINITE`: a weight is NaN or infinite.
  * - `WRONG_SIZE`: the flat array does not have the model's number of parameters.
- * - `BAD_CONFIG`: the model configuration is impossible.
+ * - `BAD_CONFIG`: the model configuration is impossible, or `config.json` does not describe one.
+ * - `MISSING_FILE`: there is no `config.json` or no `model.safetensors`.
+ * - `WRONG_FILE`: a file is not the one that the manifest names.
  */
 export type CheckpointErrorCode =
   | "MALFORMED"
@@ -28,7 +30,9 @@ export type CheckpointErrorCode =
   | "WRONG_DTYPE"
   | "NOT_FINITE"
   | "WRONG_SIZE"
-  | "BAD_CONFIG";
+  | "BAD_CONFIG"
+  | "MISSING_FILE"
+  | "WRONG_FILE";
 
 export class CheckpointError extends Error {
   override readonly name = "CheckpointError";
@@ -112,6 +116,93 @@ export function decodeCheckpoint(bytes: Uint8Array, config: ModelConfig): Float3
   }
   requireFinite(flat, tensors);
   return flat;
+}
+
+/**
+ * A checkpoint out of its files by name: `config.json` says what the model is, `model.safetensors` its parameters.
+ * @throws CheckpointError `MISSING_FILE`, `BAD_CONFIG`, or as `decodeCheckpoint`.
+ */
+export function readCheckpoint(files: ReadonlyMap<string, Uint8Array>): {
+  model: ModelConfig;
+  /** Flat, in the order of `parameterLayout`. */
+  parameters: Float32Array;
+} {
+  const named = (name: string) => {
+    const bytes = files.get(name);
+    if (bytes === undefined) throw new CheckpointError("MISSING_FILE", `The checkpoint has no ${name}.`);
+    return bytes;
+  };
+  const model = readModelConfig(named("config.json"));
+  return { model, parameters: decodeCheckpoint(named("model.safetensors"), model) };
+}
+
+/**
+ * A checkpoint's files by name, put together from its shards.
+ * @param shards in the manifest's order through all files, hashes already checked.
+ */
+export function checkpointFiles(manifest: Manifest, shards: readonly Uint8Array[]): Map<string, Uint8Array> {
+  let next = 0;
+  return new Map(
+    manifest.files.map(({ name, size, shards: pieces }) => {
+      const bytes = new Uint8Array(size);
+      let at = 0;
+      for (const piece of shards.slice(next, next + pieces.length)) {
+        bytes.set(piece, at);
+        at += piece.length;
+      }
+      next += pieces.length;
+      return [name, bytes];
+    }),
+  );
+}
+
+/**
+ * The decoder that a checkpoint's `config.json` describes. Nodes learn the model from here and from nowhere else.
+ * @throws CheckpointError `BAD_CONFIG` for anything but a complete Llama or Qwen 2 configuration that this software can run.
+ */
+export function readModelConfig(bytes: Uint8Array): ModelConfig {
+  const config = parseObject(bytes);
+  const number = (name: string): number => {
+    const value = config[name];
+    if (typeof value !== "number") throw unusable(`${name} is ${JSON.stringify(value)}`);
+    return value;
+  };
+  const family = config.model_type;
+  if (family !== "llama" && family !== "qwen2") throw unusable(`model_type is ${JSON.stringify(family)}`);
+  if ((config.rope_scaling ?? null) !== null) throw unusable("rope_scaling is not supported");
+  const model: ModelConfig = {
+    vocabularySize: number("vocab_size"),
+    eos: number("eos_token_id"),
+    hiddenSize: number("hidden_size"),
+    layers: number("num_hidden_layers"),
+    heads: number("num_attention_heads"),
+    kvHeads: number("num_key_value_heads"),
+    intermediateSize: number("intermediate_size"),
+    maxPositions: number("max_position_embeddings"),
+    tiedHead: config.tie_word_embeddings === true,
+    qkvBias: family === "qwen2",
+    ropeTheta: number("rope_theta"),
+    rmsNormEps: number("rms_norm_eps"),
+  };
+  const problems = modelProblems(model);
+  if (problems.length > 0) throw unusable(problems.join(" "));
+  return model;
+}
+
+function parseObject(bytes: Uint8Array): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw unusable("it is not JSON", { cause });
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw unusable("it is not an object");
+  return Object.fromEntries(Object.entries(value));
+}
+
+function unusable(why: string, options?: ErrorOptions): CheckpointError {
+  return new CheckpointError("BAD_CONFIG", `The checkpoint's config.json cannot be used: ${why}.`, options);
 }
 
 function requireConfig(config: ModelConfig): void {

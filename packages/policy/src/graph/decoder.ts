@@ -65,7 +65,6 @@ export function decodeSequences(
 ): { hidden: Value; layers: KeyValues[] } {
   const { heads, kvHeads } = config;
   const size = headSize(config);
-  const groups = heads / kvHeads;
   const rotation = rotationAt(g, config, positions, ["T", 1, size / 2]);
   const earlier = compare(
     g,
@@ -88,21 +87,106 @@ export function decodeSequences(
       const keys = transpose(g, k, [0, 2, 1, 3]);
       const values = transpose(g, v, [0, 2, 1, 3]);
       layers.push({ keys, values });
-      // Query heads that share a key head lie side by side: [B, kvHeads, groups · T, size] is one product a key head.
-      const queries = reshape(g, transpose(g, q, [0, 2, 1, 3]), [
-        "B",
-        kvHeads,
-        groups === 1 ? "T" : "G*T",
-        size,
-      ]);
-      const scores = product(g, queries, keys, { transposed: true });
-      const seen = add(g, reshape(g, scores, ["B", heads, "T", "T"]), mask);
-      const weights = reshape(g, softmax(g, seen), scores.shape);
-      const attended = reshape(g, product(g, weights, values), ["B", heads, "T", size]);
-      return reshape(g, transpose(g, attended, [0, 2, 1, 3]), ["N", heads * size]);
+      return attention(g, config, transpose(g, q, [0, 2, 1, 3]), { keys, values }, mask, "N");
     });
   }
   return { hidden: x, layers };
+}
+
+/**
+ * Prompts, and outputs that continue them: a prompt is read once, however many outputs continue it. Every position computes what it
+ * would in one sequence of its prompt and its output.
+ * @param prompts int64 [P, S] and @param outputs int64 [B, T], both padded on the right.
+ * @param sources int64 [B]: the prompt that each output continues.
+ * @param positions int64 [N]: where each position of the prompts, then of the outputs, stands in its sequence; N = P·S + B·T.
+ * @param seen int64 [B, C], C = S + T: for an output, where each position of its prompt and its own stand. Padding of the prompt
+ *   stands behind everything.
+ * @param parts int64 [2] = P·S, B·T.
+ * @returns the hidden states before the last norm, [N, hiddenSize].
+ */
+export function decodeContinuations(
+  g: Graph,
+  config: ModelConfig,
+  parameters: Parameters,
+  input: { prompts: Value; outputs: Value; sources: Value; positions: Value; seen: Value; parts: Value },
+): Value {
+  const { heads, kvHeads } = config;
+  const { prompts, outputs, sources, positions, seen, parts } = input;
+  const size = headSize(config);
+  const ofBoth = (x: Value) =>
+    g.nodeOf(
+      "Split",
+      [x, parts],
+      ["P*S", "B*T"].map((rows) => ({ shape: [rows, ...x.shape.slice(1)] })),
+      {
+        axis: 0,
+      },
+    );
+  // Written out for every head: multiplying by spans of half a head is several times slower than number by number.
+  const written = (x: Value) =>
+    g.node("Expand", [x, g.integers([1, heads + kvHeads, size / 2])], {
+      shape: ["N", heads + kvHeads, size / 2],
+    });
+  const { cos, sin } = rotationAt(g, config, positions, ["N", 1, size / 2]);
+  const rotation = { cos: written(cos), sin: written(sin) };
+  const maskOf = (queries: Value, keys: Value) =>
+    choose(g, compare(g, "GreaterOrEqual", queries, keys), g.scalar(0), g.scalar(HIDDEN));
+  const [atPrompts, atOutputs] = ofBoth(positions);
+  const promptMask = maskOf(
+    reshape(g, atPrompts!, ["P", 1, "S", 1]),
+    reshape(g, atPrompts!, ["P", 1, 1, "S"]),
+  );
+  const outputMask = maskOf(reshape(g, atOutputs!, ["B", 1, "T", 1]), reshape(g, seen, ["B", 1, 1, "C"]));
+
+  const tokens = g.node(
+    "Concat",
+    [reshape(g, prompts, ["P*S"]), reshape(g, outputs, ["B*T"])],
+    { shape: ["N"] },
+    { axis: 0 },
+  );
+  let x = embed(g, parameters("embedding"), tokens);
+  for (let layer = 0; layer < config.layers; layer++) {
+    x = block(g, config, parameters, layer, x, (qkv) => {
+      const { q, k, v } = rotatedHeads(
+        g,
+        config,
+        reshape(g, qkv, ["N", heads + 2 * kvHeads, size]),
+        rotation,
+      );
+      const headsFirst = (rows: Value, batch: Dimension, length: Dimension) =>
+        transpose(g, reshape(g, rows, [batch, length, rows.shape[1]!, size]), [0, 2, 1, 3]);
+      const [promptQueries, outputQueries] = ofBoth(q);
+      const [promptKeys, outputKeys] = ofBoth(k);
+      const [promptValues, outputValues] = ofBoth(v);
+      const before = {
+        keys: headsFirst(promptKeys!, "P", "S"),
+        values: headsFirst(promptValues!, "P", "S"),
+      };
+      // A copy of the prompt's keys and values for each output: small beside what reading the prompt again would take.
+      const after = (prompt: Value, own: Value) =>
+        g.node(
+          "Concat",
+          [rowsOf(g, prompt, sources), headsFirst(own, "B", "T")],
+          { shape: ["B", kvHeads, "C", size] },
+          { axis: 2 },
+        );
+      const everything = {
+        keys: after(before.keys, outputKeys!),
+        values: after(before.values, outputValues!),
+      };
+      const ofPrompts = attention(g, config, headsFirst(promptQueries!, "P", "S"), before, promptMask, "P*S");
+      const ofOutputs = attention(
+        g,
+        config,
+        headsFirst(outputQueries!, "B", "T"),
+        everything,
+        outputMask,
+        "B*T",
+      );
+      return g.node("Concat", [ofPrompts, ofOutputs], { shape: ["N", heads * size] }, { axis: 0 });
+    });
+  }
+  return x;
 }
 
 /**
@@ -166,6 +250,34 @@ export function readOut(
 ): { hidden: Value; logits: Value } {
   const hidden = rmsNorm(g, x, parameters("norm"), config.rmsNormEps);
   return { hidden, logits: linear(g, hidden, parameters(config.tiedHead ? "embedding" : "head")) };
+}
+
+/**
+ * What queries [B, heads, T, headSize] gather from keys and values [B, kvHeads, C, headSize], one row a query: [rows, heads · headSize].
+ * @param mask added to the scores, broadcast to [B, heads, T, C].
+ * @param rows names the dimension B · T.
+ */
+function attention(
+  g: Graph,
+  config: ModelConfig,
+  queries: Value,
+  { keys, values }: KeyValues,
+  mask: Value,
+  rows: Dimension,
+): Value {
+  const { heads, kvHeads } = config;
+  const size = headSize(config);
+  const [batch, , length] = queries.shape;
+  const seen = keys.shape[2];
+  // Query heads that share a key head lie side by side: [B, kvHeads, groups · T, size] is one product a key head.
+  const together = heads === kvHeads ? length! : `G*${length}`;
+  const scores = product(g, reshape(g, queries, [batch!, kvHeads, together, size]), keys, {
+    transposed: true,
+  });
+  const allowed = add(g, reshape(g, scores, [batch!, heads, length!, seen!]), mask);
+  const weights = reshape(g, softmax(g, allowed), scores.shape);
+  const attended = reshape(g, product(g, weights, values), [batch!, heads, length!, size]);
+  return reshape(g, transpose(g, attended, [0, 2, 1, 3]), [rows, heads * size]);
 }
 
 /** Norm, attention, residual; norm, SwiGLU, residual (Shazeer, 2020). */

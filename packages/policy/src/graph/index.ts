@@ -3,11 +3,24 @@ export {
   CheckpointError,
   type CheckpointErrorCode,
   type CheckpointFiles,
+  checkpointFiles,
   decodeCheckpoint,
   encodeCheckpoint,
+  readCheckpoint,
+  readModelConfig,
 } from "./checkpoint.ts";
 export { headSize, huggingFaceConfig, type ModelConfig, modelProblems } from "./config.ts";
-export { cacheNames, decodeGraph, prefillGraph } from "./inference.ts";
+export type { ReadOut } from "./continuations.ts";
+export type { Feed, Feeds } from "./feeds.ts";
+export { cacheNames, continuationGraph, decodeGraph, prefillGraph } from "./inference.ts";
+export {
+  type KeyedPair,
+  type MeasureRolloutsInput,
+  measureRollouts,
+  type OnnxRuntime,
+  openContinuations,
+  type RunContinuations,
+} from "./measure.ts";
 export {
   decayMask,
   type FileTensor,

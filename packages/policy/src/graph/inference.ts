@@ -1,6 +1,6 @@
 import { Graph } from "./builder.ts";
 import { headSize, type ModelConfig } from "./config.ts";
-import { decodeNext, decodeSequences, parameterInputs, readOut } from "./decoder.ts";
+import { decodeContinuations, decodeNext, decodeSequences, parameterInputs, readOut } from "./decoder.ts";
 import { reshape, rowsOf } from "./operators.ts";
 
 /** Names of a layer's keys and values among the inputs of the decode graph, and of both graphs' outputs. */
@@ -32,6 +32,32 @@ export function prefillGraph(config: ModelConfig): Uint8Array {
     g.output(cacheNames.present(layer).values, values);
   });
   return g.encode("prefill");
+}
+
+/**
+ * The ONNX model that reads finished outputs after their prompts, each prompt once.
+ *
+ * Inputs, all int64: `prompts` [P, S] and `outputs` [B, T] padded on the right, `sources` [B] (the prompt of each output),
+ * `positions` [P·S + B·T] (of prompts, then outputs, in their sequences), `seen` [B, S + T] (of what an output attends to: its
+ * prompt, padding far behind, and itself), `parts` [2] = P·S, B·T, `rows` [R] (which of the P·S + B·T positions to answer for); and
+ * every parameter.
+ * Outputs, float32: `hidden` [R, hiddenSize] after the last norm, `logits` [R, vocabularySize].
+ */
+export function continuationGraph(config: ModelConfig): Uint8Array {
+  const g = new Graph();
+  const parameters = parameterInputs(g, config, { tracked: false });
+  const x = decodeContinuations(g, config, parameters, {
+    prompts: g.input("prompts", "int64", ["P", "S"]),
+    outputs: g.input("outputs", "int64", ["B", "T"]),
+    sources: g.input("sources", "int64", ["B"]),
+    positions: g.input("positions", "int64", ["N"]),
+    seen: g.input("seen", "int64", ["B", "C"]),
+    parts: g.input("parts", "int64", [2]),
+  });
+  const { hidden, logits } = readOut(g, config, parameters, rowsOf(g, x, g.input("rows", "int64", ["R"])));
+  g.output("hidden", hidden);
+  g.output("logits", logits);
+  return g.encode("continuations");
 }
 
 /**

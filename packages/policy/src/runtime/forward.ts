@@ -1,17 +1,21 @@
-/** The two inference graphs with the current weights: the only part that runs a model. */
+/** The inference graphs with the current weights: the only part that runs a model. */
 
 import { type ModelConfig, modelProblems } from "../graph/config.ts";
-import { cacheNames, decodeGraph, prefillGraph } from "../graph/inference.ts";
+import {
+  type Continuations,
+  continuationFeeds,
+  parameterFeeds,
+  type ReadOut,
+} from "../graph/continuations.ts";
+import { padded } from "../graph/feeds.ts";
+import { cacheNames, continuationGraph, decodeGraph, prefillGraph } from "../graph/inference.ts";
 import { parameterLayout } from "../graph/parameters.ts";
 import type { KeyValueCache } from "./cache.ts";
 import { PolicyError } from "./policy-error.ts";
 import type { ExecutionProvider } from "./providers.ts";
-import { type Feeds, floats, integers, openRuntime, type RuntimeOptions, type Session } from "./session.ts";
+import { type Feeds, integers, openRuntime, type RuntimeOptions, type Session, tensors } from "./session.ts";
 
 export type ForwardOptions = RuntimeOptions & { model: ModelConfig };
-
-/** Rows of hidden states [rows × hiddenSize] after the last norm and of logits [rows × vocabularySize]. */
-export type ReadOut = { hidden: Float32Array; logits: Float32Array };
 
 export type Forward = {
   readonly model: ModelConfig;
@@ -19,18 +23,16 @@ export type Forward = {
   /** Replaces the weights; sessions stay. @throws PolicyError `WRONG_SIZE` */
   load(flat: Float32Array): void;
   /**
-   * Whole sequences, padded on the right to a common length.
+   * Whole sequences, padded on the right to a common length, with every layer's keys and values under the names of the graph's
+   * outputs.
    * @param rows positions to read out, as sequence × length + position.
    */
   prefill(input: {
     sequences: readonly Int32Array[];
     rows: readonly number[];
-  }): Promise<ReadOut & { length: number }>;
-  /** As `prefill`, with every layer's keys and values under the names of the graph's outputs. */
-  prefillForCache(input: {
-    sequences: readonly Int32Array[];
-    rows: readonly number[];
   }): Promise<ReadOut & { length: number; present: Record<string, Float32Array> }>;
+  /** Finished outputs after their prompts, each prompt read once; see `continuationFeeds` for the rows. */
+  readOutputs(input: Continuations): Promise<ReadOut>;
   /** One further token a row; appends to the cache. */
   decode(input: {
     tokens: ArrayLike<number>;
@@ -50,33 +52,13 @@ export async function openForward({ model, ...options }: ForwardOptions): Promis
   ).flat();
   const read = ["hidden", "logits"];
   // Opened when first needed: a validator never decodes, and a session costs memory even when idle.
-  const sessions: { prefill?: Promise<Session>; decode?: Promise<Session> } = {};
+  const sessions: { prefill?: Promise<Session>; decode?: Promise<Session>; outputs?: Promise<Session> } = {};
   let weights: Feeds | undefined;
 
   function feeds(others: Feeds): Feeds {
     if (weights === undefined)
       throw new PolicyError("NO_WEIGHTS", "The policy has no weights yet; load a checkpoint first.");
     return { ...weights, ...others };
-  }
-
-  async function prefill(
-    sequences: readonly Int32Array[],
-    rows: readonly number[],
-    outputs: readonly string[],
-  ) {
-    const length = Math.max(...sequences.map((sequence) => sequence.length));
-    const tokens = new Int32Array(sequences.length * length);
-    sequences.forEach((sequence, i) => {
-      tokens.set(sequence, i * length);
-    });
-    const input = feeds({
-      tokens: integers(tokens, [sequences.length, length]),
-      positions: integers(upTo(length), [length]),
-      rows: integers(rows, [rows.length]),
-    });
-    sessions.prefill ??= runtime.open(prefillGraph(model));
-    const results = await (await sessions.prefill).run(input, outputs);
-    return { hidden: results.hidden!, logits: results.logits!, present: results, length };
   }
 
   return {
@@ -91,10 +73,25 @@ export async function openForward({ model, ...options }: ForwardOptions): Promis
           `The model has ${layout.total} parameters; ${flat.length} were given.`,
         );
       }
-      weights = parameterFeeds(model, flat);
+      weights = tensors(parameterFeeds(model, flat));
     },
-    prefill: ({ sequences, rows }) => prefill(sequences, rows, read),
-    prefillForCache: ({ sequences, rows }) => prefill(sequences, rows, [...read, ...present]),
+    async prefill({ sequences, rows }) {
+      const { tokens, length } = padded(sequences);
+      const input = feeds({
+        tokens: integers(tokens, [sequences.length, length]),
+        positions: integers(upTo(length), [length]),
+        rows: integers(rows, [rows.length]),
+      });
+      sessions.prefill ??= runtime.open(prefillGraph(model));
+      const results = await (await sessions.prefill).run(input, [...read, ...present]);
+      return { hidden: results.hidden!, logits: results.logits!, present: results, length };
+    },
+    async readOutputs(continuations) {
+      const input = feeds(tensors(continuationFeeds(continuations)));
+      sessions.outputs ??= runtime.open(continuationGraph(model));
+      const results = await (await sessions.outputs).run(input, read);
+      return { hidden: results.hidden!, logits: results.logits! };
+    },
     async decode({ tokens, positions, cache }) {
       const input = feeds({
         tokens: integers(tokens, [tokens.length]),
@@ -108,16 +105,6 @@ export async function openForward({ model, ...options }: ForwardOptions): Promis
       return { hidden: results.hidden!, logits: results.logits! };
     },
   };
-}
-
-/** Every parameter as a view of the flat array: new weights cost no copy and no new session. */
-export function parameterFeeds(model: ModelConfig, flat: Float32Array): Feeds {
-  return Object.fromEntries(
-    parameterLayout(model).parameters.map(({ name, shape, offset, size }) => [
-      name,
-      floats(flat.subarray(offset, offset + size), shape),
-    ]),
-  );
 }
 
 /** 0 … n − 1. */

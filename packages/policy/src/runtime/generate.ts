@@ -6,11 +6,12 @@ import {
   sampleToken,
 } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
+import type { ReadOut } from "../graph/continuations.ts";
 import { cacheFrom, type KeyValueCache } from "./cache.ts";
 import type { EngineContext } from "./engine.ts";
-import type { Forward, ReadOut } from "./forward.ts";
+import type { Forward } from "./forward.ts";
 import { inferenceFloatsPerToken } from "./passes.ts";
-import { requirePrompt } from "./rollouts.ts";
+import { distinctPrompts, requirePrompt } from "./rollouts.ts";
 import { type ProofBuilder, type ProofSettings, proofBuilder } from "./windows.ts";
 
 export type GenerateInput = {
@@ -157,18 +158,10 @@ async function readPrompts(
   maxOutputTokens: number,
 ): Promise<ReadOut & { cache: KeyValueCache }> {
   const { hiddenSize, vocabularySize } = forward.model;
-  const distinct = new Map<string, number>();
-  const sequences: Int32Array[] = [];
-  const sources = live.map(({ prompt }) => {
-    const key = prompt.join();
-    const known = distinct.get(key);
-    if (known !== undefined) return known;
-    distinct.set(key, sequences.length);
-    return sequences.push(prompt) - 1;
-  });
+  const { prompts: sequences, sources } = distinctPrompts(live.map(({ prompt }) => prompt));
   const longest = Math.max(...sequences.map((sequence) => sequence.length));
   const rows = sequences.map((sequence, i) => i * longest + sequence.length - 1);
-  const { hidden, logits, present, length } = await forward.prefillForCache({ sequences, rows });
+  const { hidden, logits, present, length } = await forward.prefill({ sequences, rows });
   return {
     hidden: repeatRows(hidden, sources, hiddenSize),
     logits: repeatRows(logits, sources, vocabularySize),

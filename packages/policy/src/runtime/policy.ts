@@ -1,10 +1,19 @@
-import type { MeasuredRollout } from "@muster/protocol";
+import type { MeasuredRollout, PhiloxKey, Sampling } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
+import { flattenKeys, flattenPairs, measurementsOf } from "./flat.ts";
 import type { GeneratedRollout, GenerateInput, GenerateProgress } from "./generate.ts";
-import type { LogprobsInput, MeasureInput } from "./measure.ts";
 import type { PolicyEngine } from "./policy-thread.ts";
 import { type ExecutionProvider, executionProviders } from "./providers.ts";
+import type { TokenPair } from "./rollouts.ts";
 import { EngineThread } from "./thread.ts";
+import type { ProofSettings } from "./windows.ts";
+
+export type MeasureInput = ProofSettings & {
+  rollouts: readonly (TokenPair & { key: PhiloxKey })[];
+  sampling: Sampling;
+};
+
+export type LogprobsInput = { rollouts: readonly TokenPair[]; temperature: number };
 
 export type OpenOptions = {
   model: ModelConfig;
@@ -12,6 +21,8 @@ export type OpenOptions = {
   providers?: readonly ExecutionProvider[];
   /** Threads inside one operator. Default 1: with more, several processes on one machine slow each other down. */
   threads?: number;
+  /** `disabled`: the model runs as written, no operators fused. For calibration; default `all`. */
+  optimization?: "all" | "disabled";
 };
 
 /**
@@ -32,9 +43,9 @@ export class Policy implements AsyncDisposable {
 
   /** Starts the thread; sessions are created when first needed. @throws PolicyError `BAD_CONFIG`, `NO_PROVIDER` */
   static async open(options: OpenOptions): Promise<Policy> {
-    const { model, providers = executionProviders, threads = 1 } = options;
+    const { model, providers = executionProviders, threads = 1, optimization = "all" } = options;
     const script = new URL("./policy-thread.ts", import.meta.url);
-    const thread = new EngineThread<PolicyEngine>(script, { model, providers, threads });
+    const thread = new EngineThread<PolicyEngine>(script, { model, providers, threads, optimization });
     try {
       const { provider } = await thread.call("open", null);
       return new Policy(model, provider, thread);
@@ -73,8 +84,12 @@ export class Policy implements AsyncDisposable {
    * @throws PolicyError `NO_WEIGHTS`, `INVALID_TOKEN`, `TOO_LONG`, `TOO_LARGE`, `CANCELLED`, `CLOSED`
    */
   async measure(input: MeasureInput & { signal?: AbortSignal | undefined }): Promise<MeasuredRollout[]> {
-    const { signal, ...rest } = input;
-    return this.thread.call("measure", rest, { signal });
+    const { rollouts, sampling, form, topK, signal } = input;
+    const keys = flattenKeys(rollouts.map(({ key }) => key));
+    const flat = { ...flattenPairs(rollouts), keys, sampling, form, topK };
+    const measured = await this.thread.call("measure", flat, { signal });
+    const outputs = rollouts.map(({ tokens }) => tokens.length);
+    return measurementsOf(measured, outputs, this.model.hiddenSize, topK);
   }
 
   /**
@@ -82,8 +97,13 @@ export class Policy implements AsyncDisposable {
    * @throws PolicyError as `measure`
    */
   async logprobs(input: LogprobsInput & { signal?: AbortSignal | undefined }): Promise<Float32Array[]> {
-    const { signal, ...rest } = input;
-    return this.thread.call("logprobs", rest, { signal });
+    const { rollouts, temperature, signal } = input;
+    const flat = await this.thread.call("logprobs", { ...flattenPairs(rollouts), temperature }, { signal });
+    let at = 0;
+    return rollouts.map(({ tokens }) => {
+      at += tokens.length;
+      return flat.subarray(at - tokens.length, at);
+    });
   }
 
   /** Ends the thread and frees its memory. Calls under way are rejected with `CLOSED`. */

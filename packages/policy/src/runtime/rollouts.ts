@@ -43,6 +43,20 @@ export function inputOf({ prompt, tokens }: TokenPair): Int32Array {
   return input;
 }
 
+/** Each prompt once, and which of them every given one is. */
+export function distinctPrompts(given: readonly Int32Array[]): { prompts: Int32Array[]; sources: number[] } {
+  const places = new Map<string, number>();
+  const prompts: Int32Array[] = [];
+  const sources = given.map((prompt) => {
+    const key = prompt.join();
+    const known = places.get(key);
+    if (known !== undefined) return known;
+    places.set(key, prompts.length);
+    return prompts.push(prompt) - 1;
+  });
+  return { prompts, sources };
+}
+
 function requireTokens(model: ModelConfig, tokens: Int32Array, index: number): void {
   for (const token of tokens) {
     if (token >= 0 && token < model.vocabularySize) continue;

@@ -1,8 +1,9 @@
-/** onnxruntime-node behind a small face: typed feeds in, Float32Arrays out, execution providers tried in order. */
+/** onnxruntime behind a small face: typed feeds in, Float32Arrays out, execution providers tried in order. */
 
 import { existsSync } from "node:fs";
 import { env, InferenceSession, listSupportedBackends, Tensor } from "onnxruntime-node";
 import { Graph } from "../graph/builder.ts";
+import * as plain from "../graph/feeds.ts";
 import { negate } from "../graph/operators.ts";
 import { PolicyError } from "./policy-error.ts";
 import type { ExecutionProvider } from "./providers.ts";
@@ -10,8 +11,10 @@ import type { ExecutionProvider } from "./providers.ts";
 export type RuntimeOptions = {
   /** Tried in this order. */
   providers: readonly ExecutionProvider[];
-  /** Threads inside one operator. */
+  /** Threads inside one operator; wasm has one. */
   threads: number;
+  /** Whether the library may fuse and reorder operators. Without it the same sums are made in another way, as on other hardware. */
+  optimization: "all" | "disabled";
 };
 
 export type Feeds = Record<string, Tensor>;
@@ -32,7 +35,7 @@ export type Runtime = {
  * Finds the first provider that works on this machine.
  * @throws PolicyError `NO_PROVIDER`
  */
-export async function openRuntime({ providers, threads }: RuntimeOptions): Promise<Runtime> {
+export async function openRuntime({ providers, threads, optimization }: RuntimeOptions): Promise<Runtime> {
   const left = providers.filter(isPresent);
   const refusals = providers
     .filter((name) => !left.includes(name))
@@ -41,8 +44,9 @@ export async function openRuntime({ providers, threads }: RuntimeOptions): Promi
   const create = async (model: Uint8Array): Promise<InferenceSession> => {
     for (let name = left[0]; name !== undefined; name = left[0]) {
       try {
-        return await InferenceSession.create(model, {
+        return await (await backendOf(name)).create(model, {
           executionProviders: [name],
+          graphOptimizationLevel: optimization,
           intraOpNumThreads: threads,
           interOpNumThreads: 1,
           executionMode: "sequential",
@@ -82,21 +86,26 @@ export async function openRuntime({ providers, threads }: RuntimeOptions): Promi
 
 /** float32 data; the memory is read when the session runs. */
 export function floats(data: Float32Array, dimensions: readonly number[]): Tensor {
-  return new Tensor("float32", data, dimensions);
+  return tensorOf(plain.floats(data, dimensions));
 }
 
 export function scalar(value: number): Tensor {
-  return new Tensor("float32", Float32Array.of(value), []);
+  return floats(Float32Array.of(value), []);
 }
 
-/** int64 data. Written through 32-bit halves: making a BigInt of every token costs more than a small model's embedding. */
+/** int64 data. */
 export function integers(values: ArrayLike<number>, dimensions: readonly number[]): Tensor {
-  const halves = new Int32Array(values.length * 2);
-  for (let i = 0; i < values.length; i++) {
-    halves[2 * i] = values[i]!;
-    halves[2 * i + 1] = values[i]! < 0 ? -1 : 0;
-  }
-  return new Tensor("int64", new BigInt64Array(halves.buffer), dimensions);
+  return tensorOf(plain.integers(values, dimensions));
+}
+
+export function tensors(feeds: plain.Feeds): Feeds {
+  return Object.fromEntries(Object.entries(feeds).map(([name, feed]) => [name, tensorOf(feed)]));
+}
+
+function tensorOf(feed: plain.Feed): Tensor {
+  return feed.type === "float32"
+    ? new Tensor(feed.type, feed.data, feed.dims)
+    : new Tensor(feed.type, feed.data, feed.dims);
 }
 
 function floatsOf(name: string, tensor: Tensor | undefined): Float32Array {
@@ -105,8 +114,18 @@ function floatsOf(name: string, tensor: Tensor | undefined): Float32Array {
   throw new Error(`The output ${name} is ${tensor?.type ?? "missing"}, not float32.`);
 }
 
+/** onnxruntime-web is loaded when it is asked for; it takes onnxruntime-node's tensors, which it reads field by field. */
+async function backendOf(name: ExecutionProvider): Promise<typeof InferenceSession> {
+  if (name !== "wasm") return InferenceSession;
+  const web = await import("onnxruntime-web");
+  web.env.logLevel = "fatal";
+  web.env.wasm.numThreads = 1;
+  return web.InferenceSession;
+}
+
 // Asking for a provider that cannot be there makes the native library complain on stderr, so the obvious cases are not asked.
 function isPresent(name: ExecutionProvider): boolean {
+  if (name === "wasm") return true;
   if (!listSupportedBackends().some((backend) => backend.name === name)) return false;
   if (process.platform !== "linux") return true;
   switch (name) {

@@ -4,10 +4,11 @@
  */
 
 import { type ModelConfig, modelProblems } from "../graph/config.ts";
+import { parameterFeeds } from "../graph/continuations.ts";
 import { decayMask, parameterLayout } from "../graph/parameters.ts";
 import { metricNames, type Objective, trainGraph, updateGraph } from "../graph/training.ts";
 import type { EngineContext } from "./engine.ts";
-import { parameterFeeds, upTo } from "./forward.ts";
+import { upTo } from "./forward.ts";
 import { freshState, type OptimizerState } from "./optimizer-state.ts";
 import { passesOf, trainingFloatsPerToken } from "./passes.ts";
 import { PolicyError } from "./policy-error.ts";
@@ -21,6 +22,7 @@ import {
   type RuntimeOptions,
   type Session,
   scalar,
+  tensors,
 } from "./session.ts";
 
 /** A rollout to learn from. */
@@ -139,7 +141,7 @@ export async function openTraining({
     const names = metricNames[objective];
     const sums: Record<string, number> = Object.fromEntries(names.map((name) => [name, 0]));
     const before = loaded();
-    const parameters = parameterFeeds(model, before);
+    const parameters = tensors(parameterFeeds(model, before));
     const optimizer = { ...optimizerFeeds(settings, state, before), decay };
     const addUp = (results: Record<string, Float32Array>) => {
       for (const name of names) sums[name]! += results[name]![0]!;
@@ -188,7 +190,7 @@ export async function openTraining({
   ): Promise<Float32Array[]> {
     const passes = passesThrough(model, rollouts);
     const score = await session("logprobs", () => trainGraph(model, { objective: "sft", output: "loss" }));
-    const parameters = parameterFeeds(model, requireSize(flat));
+    const parameters = tensors(parameterFeeds(model, requireSize(flat)));
     const found: Float32Array[] = [];
     for (const pass of passes) {
       context.checkpoint();

@@ -67,9 +67,9 @@ export class Trainer implements AsyncDisposable {
 
   /** Starts the thread; sessions are created when first needed. @throws PolicyError `BAD_CONFIG`, `NO_PROVIDER` */
   static async open(options: TrainerOptions): Promise<Trainer> {
-    const { model, providers = executionProviders, threads = 1 } = options;
+    const { model, providers = executionProviders, threads = 1, optimization = "all" } = options;
     const script = new URL("./trainer-thread.ts", import.meta.url);
-    const thread = new EngineThread<TrainerEngine>(script, { model, providers, threads });
+    const thread = new EngineThread<TrainerEngine>(script, { model, providers, threads, optimization });
     try {
       const { provider } = await thread.call("open", null);
       return new Trainer(options, provider, thread);

@@ -48,15 +48,20 @@ export function measureWindow(window: Float32Array, { form, topK }: ProofSetting
   switch (form) {
     case "f32": {
       const indices = selectTopK(window, topK);
-      return { indices, values: Float32Array.from(indices, (index) => window[index]!) };
+      return { indices, values: valuesAt(window, indices) };
     }
     case "bf16": {
       const patterns = toBf16(window);
       const indices = selectTopK(patterns, topK);
-      const values = fromBf16(patterns);
-      return { indices, values: Float32Array.from(indices, (index) => values[index]!) };
+      return { indices, values: valuesAt(fromBf16(patterns), indices) };
     }
   }
+}
+
+function valuesAt(window: Float32Array, indices: Uint32Array): Float32Array {
+  const values = new Float32Array(indices.length);
+  for (let i = 0; i < indices.length; i++) values[i] = window[indices[i]!]!;
+  return values;
 }
 
 function proofOf(window: Float32Array, { form, topK }: ProofSettings): Uint8Array {
