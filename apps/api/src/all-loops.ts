@@ -7,8 +7,13 @@ import { idempotencyLoop } from "./runs/idempotency.ts";
 import { plannerLoop } from "./runs/planner.ts";
 import { expiryLoop } from "./tasks/expiry.ts";
 import { epochLoop } from "./verification/audit.ts";
+import { canaryLoop } from "./verification/canaries.ts";
+import { casesLoop } from "./verification/cases.ts";
 import { finalityLoop } from "./verification/finality.ts";
-import { sameValidatorLoop } from "./verification/inconclusive.ts";
+import { auditChainLoop } from "./verification/record.ts";
+import { remeasureLoop } from "./verification/remeasure.ts";
+import { retroactiveLoop } from "./verification/retroactive.ts";
+import { unmeasuredLoop } from "./verification/unmeasured.ts";
 
 /** Every loop of the coordinator. */
 export const allLoops: readonly Loop[] = [
@@ -23,5 +28,10 @@ export const allLoops: readonly Loop[] = [
   idempotencyLoop,
   epochLoop,
   finalityLoop,
-  sameValidatorLoop,
+  retroactiveLoop,
+  unmeasuredLoop,
+  remeasureLoop,
+  casesLoop,
+  canaryLoop,
+  auditChainLoop,
 ];

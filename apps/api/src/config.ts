@@ -22,7 +22,7 @@ const configSchema = z.object({
   operatorToken: z.string().min(32).optional(),
   /** Whether sign-in links are written to the log. Default: only when this API is reached on loopback, where the operator reads it. */
   signInLinks: z.enum(["log", "hide"]).optional(),
-  /** Believe X-Forwarded-For and X-Forwarded-Proto: set it only behind a proxy that overwrites them. */
+  /** Believe X-Forwarded-For and X-Forwarded-Proto: set it behind a proxy that overwrites them, and only there. */
   trustProxy: flag.default(false),
   /** Accept clients beyond loopback without TLS: only for a network where everyone may read everything. */
   plainHttp: flag.default(false),
@@ -46,8 +46,16 @@ const configSchema = z.object({
     .default(1024 * 1024),
   /** Requests a client may make in ten seconds before it is told to slow down; a node ten times as many. */
   requestsPerTenSeconds: z.coerce.number().int().positive().default(600),
+  /** Keys of one address that may register for the first time in a minute: keys cost nothing, and each is a row for at least a day. */
+  newNodesPerMinute: z.coerce.number().int().positive().default(60),
+  /** Sockets one address may hold open at once; a node may hold eight. */
+  socketsPerAddress: z.coerce.number().int().positive().default(1000),
   blobGraceSeconds: seconds(3600),
   eventRetentionDays: z.coerce.number().positive().default(30),
+  /**
+   * Most database connections of this process, beside three of its own for notifications and leadership. A transaction waits for one
+   * for ten seconds and is then refused as NOT_READY; more than a few per core of the database only make everyone slower.
+   */
   poolSize: z.coerce.number().int().positive().default(10),
   /** Apply the database's migrations before anything else. */
   migrate: flag.default(false),
@@ -74,6 +82,8 @@ const variables: Record<keyof Config, string> = {
   maxPackBytes: "MUSTER_MAX_PACK_BYTES",
   maxBodyBytes: "MUSTER_MAX_BODY_BYTES",
   requestsPerTenSeconds: "MUSTER_REQUESTS_PER_TEN_SECONDS",
+  newNodesPerMinute: "MUSTER_NEW_NODES_PER_MINUTE",
+  socketsPerAddress: "MUSTER_SOCKETS_PER_ADDRESS",
   blobGraceSeconds: "MUSTER_BLOB_GRACE_SECONDS",
   eventRetentionDays: "MUSTER_EVENT_RETENTION_DAYS",
   poolSize: "MUSTER_POOL_SIZE",

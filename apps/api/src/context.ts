@@ -7,6 +7,7 @@ import type { Bus } from "./events/bus.ts";
 import type { EventHub } from "./events/hub.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Presence } from "./nodes/presence.ts";
+import type { RateLimit } from "./rate-limit.ts";
 
 /** Who is asking. Everyone is an actor; an anonymous one has no rights. */
 export type Actor =
@@ -38,6 +39,7 @@ export type Services = {
   /** People's sessions, organizations and API keys. */
   readonly auth: Auth;
   readonly metrics: Metrics;
+  readonly rateLimit: RateLimit;
   readonly log: Logger;
   readonly startedAt: Date;
   /** Where people and nodes reach this API, without a slash at the end. */
@@ -45,7 +47,19 @@ export type Services = {
 };
 
 /** What every domain function takes first. */
-export type Ctx = Services & { readonly actor: Actor; readonly requestId: string };
+export type Ctx = Services & {
+  readonly actor: Actor;
+  readonly requestId: string;
+  /** Where the request came from; absent for the coordinator's own loops. */
+  readonly origin?: Origin;
+};
+
+export type Origin = {
+  /** The client's address. */
+  readonly address: string;
+  /** The origin that a client on this machine dialled, by its Host header; undefined for any other, whose header could be anybody's. */
+  readonly dialled: string | undefined;
+};
 
 /** A transaction that a helper joins; it never opens its own. */
 export type Tx = Prisma.TransactionClient;

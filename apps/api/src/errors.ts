@@ -4,6 +4,7 @@ export const errorTable = {
   FORBIDDEN: { status: 403, retryable: false },
   NOT_FOUND: { status: 404, retryable: false },
   INPUT_INVALID: { status: 400, retryable: false },
+  DOCUMENT_UNKNOWN: { status: 404, retryable: false },
   QUERY_REFUSED: { status: 400, retryable: false },
   REQUEST_TOO_LARGE: { status: 413, retryable: false },
   TLS_REQUIRED: { status: 403, retryable: false },

@@ -7,6 +7,31 @@ export type Readiness = {
   readonly checks: Record<"database" | "migrations" | "blobs", string>;
 };
 
+// Asking costs a file and three queries, and anybody may ask.
+const rememberedMs = { ready: 2_000, not: 250 };
+
+/** `readiness`, asked of the system a few times a second at most, however often it is called. */
+export function createReadiness(services: Services): () => Promise<Readiness> {
+  let answer: Promise<Readiness> | undefined;
+  let until = 0;
+  return () => {
+    if (answer === undefined || Date.now() >= until) {
+      until = Number.POSITIVE_INFINITY;
+      answer = readiness(services).then(
+        (found) => {
+          until = Date.now() + (found.ready ? rememberedMs.ready : rememberedMs.not);
+          return found;
+        },
+        (error: unknown) => {
+          until = 0;
+          throw error;
+        },
+      );
+    }
+    return answer;
+  };
+}
+
 /** Whether this process can serve: the database answers, has every migration, and blobs can be written. */
 export async function readiness(services: Services): Promise<Readiness> {
   const database = await outcome(() => services.db.pool.query("SELECT 1"));

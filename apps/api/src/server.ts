@@ -6,7 +6,7 @@ import { openDatabase } from "@muster/db";
 import { toNodeHandler } from "better-auth/node";
 import type { Logger } from "pino";
 import { clientAddressHeader, createAuth, isLoopback } from "./auth/auth.ts";
-import { createAuthenticate, credentialsOf, type Identity } from "./auth/authenticate.ts";
+import { createAuthenticate, credentialsOf, type Identity, sameActor } from "./auth/authenticate.ts";
 import { createFileStore } from "./blobs/files.ts";
 import { serveBlob } from "./blobs/routes.ts";
 import type { Config } from "./config.ts";
@@ -17,11 +17,12 @@ import { createEventHub } from "./events/hub.ts";
 import { serveGraphiql } from "./graphql/graphiql.ts";
 import { serveSockets } from "./graphql/sockets.ts";
 import { createGraph, type Operation } from "./graphql/yoga.ts";
-import { readiness } from "./health.ts";
+import { createReadiness } from "./health.ts";
 import {
   assertPrivate,
   type Exchange,
   openExchange,
+  originOf,
   readBody,
   readJsonObject,
   sendError,
@@ -35,6 +36,8 @@ import { createPresence } from "./nodes/presence.ts";
 import { bootstrap } from "./organizations/bootstrap.ts";
 import { createRateLimit } from "./rate-limit.ts";
 import { schema } from "./schema.ts";
+import { registerAuditMetrics } from "./verification/audit-metrics.ts";
+import { serveEvidence } from "./verification/evidence.ts";
 
 export type RunningServer = {
   /** Where it listens, without a slash at the end. */
@@ -79,6 +82,7 @@ export async function startServer(
     const { port } = server.address() as AddressInfo;
     const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
     const publicUrl = (config.publicUrl ?? url).replace(/\/+$/, "");
+    const metrics = createMetrics();
     const services: Services = {
       config,
       db,
@@ -88,14 +92,21 @@ export async function startServer(
       hub: createEventHub({ pool: db.pool, bus, log }),
       presence: createPresence(),
       auth: createAuth({ config, prisma: db.prisma, log, publicUrl }),
-      metrics: createMetrics(),
+      metrics,
+      rateLimit: createRateLimit({ config, metrics }),
       log,
       startedAt,
       publicUrl,
     };
+    registerAuditMetrics(services);
     const stopServing = serve(server, services);
     const running = startLoops(services, loops);
     log.info({ url, publicUrl, loops: loops.length }, "the coordinator listens");
+    if (!isLoopback(publicUrl) && !config.trustProxy && !config.plainHttp)
+      log.warn(
+        { publicUrl },
+        "clients come from beyond this machine, but MUSTER_TRUST_PROXY is off: behind a proxy on this machine all of them share one limit, from elsewhere none gets in",
+      );
     let stopped: Promise<void> | undefined;
     const stop = async () => {
       await stopServing();
@@ -119,9 +130,9 @@ export async function startServer(
 
 /** Serves every route. Returns the way to stop. */
 function serve(server: ReturnType<typeof createServer>, services: Services): () => Promise<void> {
-  const { config, log, metrics } = services;
+  const { config, log, metrics, rateLimit } = services;
   const authenticate = createAuthenticate(services);
-  const rateLimit = createRateLimit(services);
+  const readiness = createReadiness(services);
   const origins = createOrigins(config, services.publicUrl);
   const graph = createGraph({ schema, services });
   const auth = toNodeHandler(services.auth);
@@ -131,7 +142,11 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
   const identify = async ({ req, address }: Exchange): Promise<Identity> => {
     assertPrivate(req, config);
     try {
-      const identity = await authenticate(credentialsOf(req.headers));
+      const identity = await authenticate(credentialsOf(req.headers), () =>
+        rateLimit.assertCredible(address),
+      );
+      // Stale cookies cost a look into the database each.
+      if (identity.by === "nothing" && req.headers.cookie !== undefined) await rateLimit.takeRefused(address);
       if (identity.by === "cookie" && origins.isForeign(req)) {
         throw new CodedError(
           "ORIGIN_REFUSED",
@@ -143,16 +158,35 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
     } catch (error) {
       // Guessing tokens is counted too.
       if (error instanceof CodedError && error.code === "UNAUTHENTICATED")
-        await rateLimit.take({ kind: "anonymous" }, address);
+        await rateLimit.takeRefused(address);
       throw error;
     }
   };
-  const ctxOf = ({ requestId, log }: Exchange, { actor }: Identity): Ctx => ({
+  const ctxOf = ({ req, requestId, log }: Exchange, { actor }: Identity): Ctx => ({
     ...services,
     log,
     actor,
     requestId,
+    origin: originOf(req, config),
   });
+  /** Whether a proxy may stand between us and whoever seems to be on this machine. */
+  const proxied = config.trustProxy || !isLoopback(services.publicUrl);
+  const isLocal = ({ req }: Exchange) => !proxied && isLoopback(req.socket.remoteAddress ?? "");
+
+  /** Ends a stream whose credentials do not hold any more. */
+  const watchStream = ({ req, res }: Exchange, { actor }: Identity): void => {
+    const watch = setInterval(() => {
+      authenticate(credentialsOf(req.headers)).then(
+        (now) => {
+          if (!sameActor(now.actor, actor)) res.destroy();
+        },
+        (error: unknown) => {
+          if (error instanceof CodedError) res.destroy();
+        },
+      );
+    }, provenEveryMs);
+    res.once("close", () => clearInterval(watch));
+  };
 
   const graphql = async (exchange: Exchange) => {
     const { req, res } = exchange;
@@ -169,7 +203,10 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
       ctx: ctxOf(exchange, identity),
       forgeable: identity.by === "cookie" && !origins.trusts(req.headers.origin),
     };
-    if (req.headers.accept?.includes("text/event-stream")) streams.add(res);
+    if (req.headers.accept?.includes("text/event-stream")) {
+      streams.add(res);
+      watchStream(exchange, identity);
+    }
     // The engine's adapter takes a body that was read before.
     await graph(Object.assign(req, { body }), res, operation);
   };
@@ -203,12 +240,14 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
       case "healthz":
         return sendJson(exchange, 200, { ok: true });
       case "readyz": {
-        const { ready, checks } = await readiness(services);
-        return sendJson(exchange, ready && !stopping ? 200 : 503, { ready: ready && !stopping, checks });
+        await rateLimit.take({ kind: "anonymous" }, exchange.address);
+        const { ready, checks } = await readiness();
+        // Why is the operator's to know.
+        const why = isLocal(exchange) ? { checks } : {};
+        return sendJson(exchange, ready && !stopping ? 200 : 503, { ready: ready && !stopping, ...why });
       }
       case "metrics": {
-        if (!isLoopback(req.socket.remoteAddress ?? "") || config.trustProxy)
-          assertOperator(exchange, config.operatorToken);
+        if (!isLocal(exchange)) assertOperator(exchange, config.operatorToken);
         exchange.res.writeHead(200, { "Content-Type": metrics.registry.contentType });
         exchange.res.end(await metrics.registry.metrics());
         return;
@@ -217,12 +256,15 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
         return await graphql(exchange);
       case "blobs":
         return await serveBlob(ctxOf(exchange, await identify(exchange)), exchange);
+      case "evidence":
+        return await serveEvidence(ctxOf(exchange, await identify(exchange)), exchange);
       case "auth":
         return await authRoute(exchange);
       case "operator":
         if (url.pathname === "/operator/bootstrap" && req.method === "POST") return await operator(exchange);
         break;
       case "graphiql":
+        await rateLimit.take({ kind: "anonymous" }, exchange.address);
         if (config.graphiql && (await serveGraphiql(exchange))) return;
         break;
     }
@@ -264,7 +306,7 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
   server.keepAliveTimeout = 65_000;
-  const sockets = serveSockets({ server, graph, services, authenticate, origins, rateLimit });
+  const sockets = serveSockets({ server, graph, services, authenticate, origins });
 
   return async () => {
     stopping = true;
@@ -280,7 +322,20 @@ function serve(server: ReturnType<typeof createServer>, services: Services): () 
   };
 }
 
-const routes = new Set(["healthz", "readyz", "metrics", "graphql", "blobs", "auth", "operator", "graphiql"]);
+/** Milliseconds between two proofs of whoever follows a stream over HTTP. */
+const provenEveryMs = 60_000;
+
+const routes = new Set([
+  "healthz",
+  "readyz",
+  "metrics",
+  "graphql",
+  "blobs",
+  "evidence",
+  "auth",
+  "operator",
+  "graphiql",
+]);
 
 /** @throws CodedError `FORBIDDEN` */
 function assertOperator({ req }: Exchange, token: string | undefined): void {

@@ -1,5 +1,6 @@
 import { defaultKeyHasher } from "@better-auth/api-key";
 import { fromTypeId, newId } from "@muster/protocol";
+import { createClient } from "@muster/sdk";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { membershipsOf } from "../src/auth/authenticate.ts";
 import { allows, apiKeyScopes } from "../src/auth/permissions.ts";
@@ -283,6 +284,68 @@ describe("API keys", () => {
     await server.prisma.apiKey.update({ where: { id: disabled.id }, data: { enabled: false } });
     for (const key of [expired, disabled])
       expect((await server.graphql("{ me { kind } }", {}, key)).status).toBe(401);
+  });
+
+  test("a key that is not valid is told so in the words of GraphQL, and our own client hands them on", async () => {
+    const key = await server.apiKey(organization);
+    await server.prisma.apiKey.delete({ where: { id: key.id } });
+    expect(await server.graphql("{ me { kind } }", {}, key)).toEqual({
+      status: 401,
+      errors: [
+        {
+          message: expect.stringContaining("revoked"),
+          extensions: { code: "UNAUTHENTICATED", retryable: false, requestId: expect.any(String) },
+        },
+      ],
+    });
+    const client = createClient({ url: server.url, apiKey: key.key });
+    await expect(client.organizations.list()).rejects.toMatchObject({
+      name: "ApiError",
+      code: "UNAUTHENTICATED",
+      status: 401,
+      retryable: false,
+    });
+    // A session that has ended is nobody's.
+    const stale: Caller = {
+      headers: { cookie: "muster.session_token=gone.gone" },
+      actor: { kind: "anonymous" },
+    };
+    expect(
+      (await server.graphql("{ organizations { id } }", {}, stale)).errors?.[0]?.extensions,
+    ).toMatchObject({
+      code: "UNAUTHENTICATED",
+    });
+  });
+
+  test("a key knows its own organization, whatever else it may do, and no other", async () => {
+    const other = await server.organization();
+    const own = { id: organization.typeId, slug: organization.slug };
+    for (const scopes of [["run:read"], ["upload:create"]]) {
+      const key = await server.apiKey(organization, scopes);
+      const client = createClient({ url: server.url, apiKey: key.key });
+      expect(await client.organizations.list()).toEqual([{ ...own, name: expect.any(String), apiKeys: [] }]);
+      expect(await client.me()).toMatchObject({
+        kind: "API_KEY",
+        organizations: [{ role: "key", organization: own }],
+      });
+      const node = "query($id: ID!) { node(id: $id) { id } }";
+      expect((await server.graphql(node, { id: other.typeId }, key)).errors?.[0]?.extensions.code).toBe(
+        "FORBIDDEN",
+      );
+    }
+    const blind = await server.apiKey(organization, ["upload:create"]);
+    const runs = "{ organizations { runs(first: 1) { edges { node { id } } } } }";
+    expect((await server.graphql(runs, {}, blind)).errors?.[0]?.extensions.code).toBe("FORBIDDEN");
+    // Keys are shown to owners alone.
+    const member = await server.person(organization.id, "admin");
+    const keys = "{ organizations { apiKeys { id } } }";
+    expect(await server.ask(keys, {}, member)).toEqual({ organizations: [{ apiKeys: [] }] });
+    const { organizations } = await server.ask<{ organizations: { apiKeys: unknown[] }[] }>(
+      keys,
+      {},
+      organization.owner,
+    );
+    expect(organizations[0]?.apiKeys.length).toBeGreaterThan(1);
   });
 
   test("a member, another organization's owner and a scope that does not exist are refused", async () => {

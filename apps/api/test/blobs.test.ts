@@ -10,6 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createFileStore } from "../src/blobs/files.ts";
 import { collectGarbage, collectStrayFiles } from "../src/blobs/gc.ts";
 import { parseRange } from "../src/blobs/routes.ts";
+import { smallSpec } from "./runkit.ts";
 import {
   anonymous,
   type Caller,
@@ -42,6 +43,14 @@ async function newRun({ open = true } = {}): Promise<string> {
       baseKind: "warmup",
       stepLimit: 1,
       open,
+      revisions: {
+        create: {
+          organizationId: organization.id,
+          number: 1,
+          spec: JSON.parse(JSON.stringify(smallSpec())),
+          hash: "none",
+        },
+      },
     },
   });
   return id;
@@ -215,12 +224,65 @@ describe("PUT", () => {
     expect(await server.prisma.pack.findUniqueOrThrow({ where: { sha256: hashOf(bytes) } })).toMatchObject({
       kind: "BASE",
     });
+    // The answer may have been lost: the same again is answered the same, and nothing is written.
+    expect(await put(bytes, query, anonymous)).toMatchObject({ status: 201 });
     await server.prisma.uploadGrant.updateMany({ data: { expiresAt: new Date(Date.now() - 1) } });
     expect(await put(bytes, query, anonymous)).toMatchObject({ code: "FORBIDDEN" });
     const other = await server.organization();
     expect((await server.graphql(mutation, { input }, other.owner)).errors?.[0]?.extensions.code).toBe(
       "FORBIDDEN",
     );
+  });
+});
+
+describe("what many uploads may leave", () => {
+  const mutation = "mutation($input: CreateUploadInput!) { createUpload(input: $input) { url } }";
+
+  test("a grant is good for one upload at a time", async () => {
+    const bytes = randomBytes(3_000);
+    const input = { organization: organization.typeId, sha256: hashOf(bytes), size: "3000" };
+    const { createUpload } = await server.ask<{ createUpload: { url: string } }>(
+      mutation,
+      { input },
+      organization.owner,
+    );
+    const query = new URL(createUpload.url).search.slice(1);
+    const sending = request(createUpload.url, { method: "PUT", headers: { "content-length": "3000" } });
+    sending.on("error", () => {});
+    sending.write(bytes.subarray(0, 1_000));
+    await until(
+      async () =>
+        (await server.prisma.uploadGrant.count({ where: { sha256: input.sha256, usedAt: { not: null } } })) >
+        0,
+    );
+    expect(await put(bytes, query, anonymous)).toEqual({ status: 409, code: "STATE_CONFLICT" });
+    sending.destroy();
+    await until(async () => (await put(bytes, query, anonymous)).status === 201);
+  });
+
+  test("an organization announces no more than some bases at a time", async () => {
+    const other = await server.organization();
+    const announce = async (i: number) =>
+      (
+        await server.graphql(
+          mutation,
+          { input: { organization: other.typeId, sha256: hashOf(Buffer.from([i])), size: "1600000" } },
+          other.owner,
+        )
+      ).errors?.[0]?.extensions.code ?? "ok";
+    const answers = await Promise.all([1, 2, 3, 4, 5, 6].map(announce));
+    expect(answers.sort()).toEqual([...Array(2).fill("BLOB_QUOTA_EXCEEDED"), ...Array(4).fill("ok")]);
+  });
+
+  test("a node that claims, sends and drops again and again is stopped", async () => {
+    const hoarder = await server.node();
+    const answers: number[] = [];
+    for (let i = 0; i < 20; i++) {
+      const { task, attempt } = await lease("GENERATE", {}, hoarder);
+      answers.push((await put(randomBytes(10_000), forTask(task, "ROLLOUTS"), hoarder)).status);
+      await server.prisma.attempt.update({ where: { id: attempt }, data: { state: "RELEASED" } });
+    }
+    expect(answers).toEqual([...Array(16).fill(201), ...Array(4).fill(413)]);
   });
 });
 
@@ -245,6 +307,20 @@ describe("GET", () => {
     expect((await read(closed, node)).status).toBe(200);
     await server.prisma.roleGrant.update({ where: { id: grant.id }, data: { revokedAt: new Date() } });
     expect((await read(closed, node)).status).toBe(404);
+  });
+
+  test("what hundreds of versions of other runs share is found for one's own run all the same", async () => {
+    const sha256 = await keep("SHARD", await newRun({ open: false }));
+    const [stranger] = await server.prisma.packReference.findMany({ where: { sha256 } });
+    if (stranger === undefined) throw new Error("it was just kept");
+    const { id: _, ...reference } = stranger;
+    await server.prisma.packReference.createMany({
+      data: Array.from({ length: 300 }, () => ({ ...reference, subject: newId() })),
+    });
+    expect((await read(sha256, node)).status).toBe(404);
+    const own = await newRun();
+    await server.prisma.packReference.create({ data: { ...reference, runId: own, subject: own } });
+    expect((await read(sha256, node)).status).toBe(200);
   });
 
   test("what a task names is for the node that holds its lease, and only while it holds it", async () => {

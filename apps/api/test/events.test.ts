@@ -235,15 +235,16 @@ describe("the subscription", () => {
   test("subscribers that come while events pour in see each exactly once", async () => {
     const run = await newRun();
     const total = 1_500;
+    let poured = 0;
     const pouring = (async () => {
-      for (let n = 1; n <= total; n += 25) await append(run.stream, n, 25);
+      for (; poured < total; poured += 25) await append(run.stream, poured + 1, 25);
     })();
     const followers = [];
     for (let i = 0; i < 8; i++) {
       followers.push(
         server.subscribe<Message>(subscription, { stream: run.typeId, after: "0" }, organization.owner),
       );
-      await new Promise((resolve) => setTimeout(resolve, 15));
+      await until(() => poured >= 150 * (i + 1));
     }
     const seen = await Promise.all(followers.map((follower) => collect(() => follower.next(), total)));
     await pouring;

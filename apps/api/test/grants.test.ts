@@ -54,7 +54,7 @@ test("an admin grants and takes back; doing it twice changes nothing and tells n
     orderBy: { id: "asc" },
   });
   expect(events.map(({ subject, data }) => [subject, data])).toEqual(
-    [true, false, true].map((granted) => [node.typeId, { role: "VALIDATOR", granted }]),
+    [true, false, true].map((granted) => [node.typeId, { role: "VALIDATOR", granted, own: false }]),
   );
 });
 

@@ -106,6 +106,10 @@ test("a turn that fails is tried again", async () => {
 test("stopping waits for the turn under way and starts no other", async () => {
   let begun = 0;
   let ended = 0;
+  let finish = () => {};
+  const work = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
   const running = startLoops(server.services, [
     {
       name: "slow",
@@ -113,13 +117,21 @@ test("stopping waits for the turn under way and starts no other", async () => {
       leader: false,
       run: async () => {
         begun++;
-        await new Promise((resolve) => setTimeout(resolve, 60));
+        await work;
         ended++;
       },
     },
   ]);
   await until(() => begun === 1);
-  await running.stop();
+  let stopped = false;
+  const stopping = running.stop().then(() => {
+    stopped = true;
+  });
+  // A turn of the event loop and an answer of the database: time enough for a stop that does not wait.
+  await server.prisma.$queryRaw`SELECT 1`;
+  expect([stopped, ended]).toEqual([false, 0]);
+  finish();
+  await stopping;
   expect([begun, ended]).toEqual([1, 1]);
 });
 

@@ -2,6 +2,7 @@ import { generateKeyPairSync, sign } from "node:crypto";
 import { challengeBytes } from "@muster/protocol";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { livenessOf } from "../src/nodes/liveness.ts";
+import { sessionCleanupLoop } from "../src/nodes/register.ts";
 import { startTestServer, type TestServer } from "./testkit.ts";
 
 let server: TestServer;
@@ -15,7 +16,7 @@ const challengeMutation =
 const registerMutation =
   "mutation($input: RegisterNodeInput!) { registerNode(input: $input) { token expiresAt node { id name publicKey liveness } } }";
 
-async function registration(keys = generateKeyPairSync("ed25519")) {
+async function registration(keys = generateKeyPairSync("ed25519"), audience = server.url) {
   const publicKey = Buffer.from(keys.publicKey.export({ format: "jwk" }).x ?? "", "base64url").toString(
     "hex",
   );
@@ -24,7 +25,9 @@ async function registration(keys = generateKeyPairSync("ed25519")) {
     { input: { publicKey } },
   );
   const { challenge } = createNodeChallenge;
-  const signature = sign(null, challengeBytes({ publicKey, challenge }), keys.privateKey).toString("hex");
+  const signature = sign(null, challengeBytes({ publicKey, challenge, audience }), keys.privateKey).toString(
+    "hex",
+  );
   return {
     publicKey,
     challenge,
@@ -86,6 +89,53 @@ describe("registration", () => {
     expect(mixed.errors?.[0]?.extensions.code).toBe("CHALLENGE_INVALID");
   });
 
+  test("a proof made for another coordinator is of no use here", async () => {
+    const keys = generateKeyPairSync("ed25519");
+    const relayed = await registration(keys, "https://elsewhere.example");
+    const refused = await server.graphql(registerMutation, { input: relayed });
+    expect(refused.errors?.[0]?.extensions.code).toBe("SIGNATURE_INVALID");
+    const published = await startTestServer({
+      sharing: server,
+      loops: [],
+      config: { publicUrl: "https://muster.example/api/" },
+    });
+    const codesOf = async (audience: string) =>
+      (await published.graphql(registerMutation, { input: await registration(keys, audience) })).errors?.map(
+        ({ extensions }) => extensions.code,
+      );
+    expect(await codesOf("https://muster.example")).toBeUndefined();
+    // The supervisor's own nodes dial the loopback address.
+    expect(await codesOf(published.url)).toBeUndefined();
+    expect(await codesOf(server.url)).toEqual(["SIGNATURE_INVALID"]);
+    await published.stop();
+  });
+
+  test("a node that came and did nothing is forgotten after a day, one that did anything is not", async () => {
+    const [idle, granted, young] = [await server.node(), await server.node(), await server.node()];
+    const organization = await server.organization();
+    await server.prisma.run.create({
+      data: {
+        organizationId: organization.id,
+        slug: "prune",
+        name: "run",
+        environment: "muster/sort-digits@1",
+        baseKind: "warmup",
+        stepLimit: 1,
+        grants: { create: { organizationId: organization.id, nodeId: granted.id, role: "TRAINER" } },
+      },
+    });
+    await server.prisma.node.updateMany({
+      where: { id: { in: [idle.id, granted.id] } },
+      data: { lastSeenAt: new Date(Date.now() - 25 * 3_600_000) },
+    });
+    await sessionCleanupLoop.run(server.ctx(), { topics: new Set(), signal: new AbortController().signal });
+    const left = await server.prisma.node.findMany({
+      where: { id: { in: [idle.id, granted.id, young.id] } },
+      select: { id: true },
+    });
+    expect(left.map(({ id }) => id).sort()).toEqual([granted.id, young.id].sort());
+  });
+
   test("the same key is the same node, and its earlier session goes on", async () => {
     const keys = generateKeyPairSync("ed25519");
     const first = await server.node({ keys, name: "before" });
@@ -123,7 +173,14 @@ describe("sessions", () => {
       body: JSON.stringify({ query: "{ me { kind } }" }),
     });
     expect(answer.status).toBe(401);
-    expect(await answer.json()).toMatchObject({ error: { code: "UNAUTHENTICATED" } });
+    expect(await answer.json()).toEqual({
+      errors: [
+        {
+          message: expect.stringContaining("Register the node again"),
+          extensions: { code: "UNAUTHENTICATED", retryable: false, requestId: expect.any(String) },
+        },
+      ],
+    });
   });
 
   test("an expired token is refused, a renewed one works", async () => {

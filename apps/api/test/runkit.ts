@@ -42,6 +42,14 @@ export type SpecOverrides = {
   generation?: Partial<Pick<RunSpec["generation"], "groupSize" | "groupsPerTask">>;
   open?: boolean;
   leaseSeconds?: number;
+  disputeWindowSeconds?: number;
+  verification?: {
+    form?: "f32" | "bf16";
+    topK?: number;
+    thresholds?: Partial<RunSpec["verification"]["thresholds"]>;
+    audit?: Partial<RunSpec["verification"]["audit"]>;
+  };
+  base?: RunSpec["base"];
   prices?: Partial<RunSpec["prices"]>;
 };
 
@@ -76,9 +84,13 @@ export type TestRun = {
 export async function startRun(
   server: TestServer,
   over: SpecOverrides = {},
-  { credits = 1_000_000_000n, start = true }: { credits?: bigint; start?: boolean } = {},
+  {
+    credits = 1_000_000_000n,
+    start = true,
+    organization: given,
+  }: { credits?: bigint; start?: boolean; organization?: TestOrganization } = {},
 ): Promise<TestRun> {
-  const organization = await server.organization();
+  const organization = given ?? (await server.organization());
   const spec = smallSpec(over);
   const outcome = await createRun(server.ctx(organization.owner), {
     organizationId: organization.id,
@@ -171,8 +183,7 @@ export async function prepareStep(
   const version = fault.version ?? step?.version ?? 0;
   const parent = fault.parent === undefined ? lease.policyVersion : fault.parent;
   const model = modelOf(run.spec);
-  const { total } = parameterLayout(model);
-  const flat = Float32Array.from({ length: total }, (_, i) => Math.sin(i + version));
+  const flat = weightsOf(model, version);
   const files = encodeCheckpoint(model, flat, environment(run.spec.environment).tokenizer);
   // After encoding, which refuses what is not finite: the coordinator has to find it itself.
   const offset = files.tensors[0]?.offset ?? 0;
@@ -205,6 +216,7 @@ export async function prepareStep(
   });
   const signer = fault.signer ?? run.trainer;
   const checkpoint = await signManifest(built.manifest, (bytes) => Buffer.from(signer.sign(bytes), "hex"));
+  const total = flat.length;
   const state = stateBytes(fault.state === "short" ? total - 1 : total, version, fault.state === "nan");
   if (fault.withoutShards !== true)
     for (const shard of built.shards) await put(server, run.trainer, lease, "SHARD", shard.bytes);
@@ -480,7 +492,13 @@ function stateBytes(parameters: number, updates: number, broken: boolean): Uint8
   ]).bytes;
 }
 
-function modelOf({ model, environment: slug }: RunSpec): ModelConfig {
+/** The weights that `publishStep` publishes as this version. */
+export function weightsOf(model: ModelConfig, version: number): Float32Array {
+  return Float32Array.from({ length: parameterLayout(model).total }, (_, i) => Math.sin(i + version));
+}
+
+/** The decoder of a run. */
+export function modelOf({ model, environment: slug }: RunSpec): ModelConfig {
   const { tokenizer } = environment(slug);
   const { initSeed: _, ...sizes } = model;
   return { ...sizes, vocabularySize: tokenizer.vocabularySize, eos: tokenizer.eos };

@@ -13,6 +13,7 @@ import { plannerLoop } from "../src/runs/planner.ts";
 import { claimTasks } from "../src/tasks/claim.ts";
 import { expiryLoop } from "../src/tasks/expiry.ts";
 import { failTask, openTask } from "../src/tasks/lease.ts";
+import { settleFinal } from "../src/verification/finality.ts";
 import {
   acceptLease,
   acceptTask,
@@ -91,7 +92,7 @@ describe("creating a run", () => {
     const spec = {
       ...smallSpec(),
       batch: { signalGroups: 9, settledGroups: 4 },
-      verification: { audit: { rate: 0.5 } },
+      verification: { audit: { floor: 0 } },
       colour: "red",
     };
     const { createRun: answer } = await server.ask<Created>(
@@ -103,7 +104,6 @@ describe("creating a run", () => {
     expect(answer.issues?.length).toBeGreaterThan(0);
     const unsupported = {
       ...smallSpec(),
-      verification: { form: "bf16" },
       limits: { deadline: "2020-01-01T00:00:00Z" },
     };
     const refused = await server.ask<Created>(
@@ -111,10 +111,7 @@ describe("creating a run", () => {
       input(organization, { spec: unsupported }),
       organization.owner,
     );
-    expect(refused.createRun.issues?.map((issue) => issue.path)).toEqual([
-      "verification.form",
-      "limits.deadline",
-    ]);
+    expect(refused.createRun.issues?.map((issue) => issue.path)).toEqual(["limits.deadline"]);
     expect(await server.prisma.run.count({ where: { organizationId: organization.id } })).toBe(0);
   });
 
@@ -246,6 +243,13 @@ describe("controlling a run", () => {
       kind: "invalid",
       issues: expect.arrayContaining([expect.objectContaining({ path: "model" })]),
     });
+    // Groups of one batch are of one size and drawn in one way.
+    const { generation } = unseeded;
+    const drawn = { ...generation, groupSize: 4, sampling: { ...generation.sampling, temperature: 0.5 } };
+    expect(await reviseRun(owner, { runId: run.id, spec: { ...unseeded, generation: drawn } })).toMatchObject({
+      kind: "invalid",
+      issues: [{ path: "generation.groupSize" }, { path: "generation.sampling" }],
+    });
     expect((await runRow(run)).revision).toBe(2);
   });
 
@@ -374,6 +378,42 @@ describe("planning", () => {
       settledGroups: 4,
       lag: { "0": 3 + 1 },
     });
+  });
+
+  test("a group that is too old is STALE; one that is older than anyone looks for waits in no batch", async () => {
+    const run = await startRun(server);
+    await publishBase(server, run);
+    const groups = await acceptTask(server, run, [signal, signal]);
+    // As if twenty steps had gone by: lag 1 is allowed, and eight versions beyond are looked at.
+    await server.prisma.batch.updateMany({ where: { runId: run.id }, data: { step: 20 } });
+    for (const [i, policyVersion] of [10, 9].entries())
+      await server.prisma.group.update({ where: { id: groups[i] ?? "" }, data: { policyVersion } });
+    await plan(server, run);
+    expect(await Promise.all(groups.map(groupState))).toEqual(["STALE", "ACCEPTED"]);
+    expect(await server.prisma.batchGroup.count({ where: { groupId: { in: groups } } })).toBe(0);
+  });
+
+  test("the batch that a run ends in is given up: its groups are accepted, in no batch, and paid", async () => {
+    const run = await startRun(server, { disputeWindowSeconds: 0 });
+    await publishBase(server, run);
+    const groups = await acceptTask(server, run, [signal, allRight]);
+    await plan(server, run);
+    expect(await Promise.all(groups.map(groupState))).toEqual(["ACCEPTED", "SET_ASIDE"]);
+    await server.ask(
+      "mutation($input: RunInput!) { cancelRun(input: $input) { state } }",
+      { input: { run: run.typeId } },
+      run.organization.owner,
+    );
+    expect(await server.prisma.batch.count({ where: { runId: run.id } })).toBe(0);
+    expect(await Promise.all(groups.map(groupState))).toEqual(["ACCEPTED", "ACCEPTED"]);
+    expect((await eventsOf(server, run, "group.decided")).at(-1)?.data).toMatchObject({
+      state: "ACCEPTED",
+      reason: "The run ended before batch 1 was sealed.",
+    });
+    await settleFinal(server.ctx());
+    expect(await server.prisma.group.count({ where: { runId: run.id, finalAt: { not: null } } })).toBe(
+      groups.length,
+    );
   });
 
   test("the batch after a sealed one fills while it is trained, and seals only then", async () => {

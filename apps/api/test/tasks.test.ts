@@ -1,6 +1,6 @@
 import { fromTypeId, newId } from "@muster/protocol";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { pauseRun } from "../src/runs/lifecycle.ts";
+import { cancelRun, pauseRun } from "../src/runs/lifecycle.ts";
 import { claimTasks, type Lease } from "../src/tasks/claim.ts";
 import { expireLeases, expiryLoop } from "../src/tasks/expiry.ts";
 import {
@@ -13,7 +13,7 @@ import {
 } from "../src/tasks/lease.ts";
 import { attemptTransitions, taskTransitions } from "../src/tasks/states.ts";
 import { claim, eventsOf, grant, startRun, type TestRun } from "./runkit.ts";
-import { startTestServer, type TestNode, type TestServer } from "./testkit.ts";
+import { startTestServer, type TestNode, type TestServer, until } from "./testkit.ts";
 
 let server: TestServer;
 beforeAll(async () => {
@@ -180,7 +180,7 @@ describe("claiming", () => {
 
   test("a node without the grant is told so, with it waits, and loses it again", async () => {
     const run = await startRun(server);
-    const node = await server.node();
+    const node = await server.node({ worksFor: [run.organization.typeId] });
     const ask = () => claimTasks(server.ctx(node), { kinds: ["TRAIN", "VERIFY"], max: 1 });
     await expect(ask()).rejects.toMatchObject({ code: "ROLE_NOT_GRANTED" });
     await grant(server, run.id, node, "VALIDATOR");
@@ -405,6 +405,27 @@ describe("leases", () => {
       .$executeRaw`UPDATE "Task" SET "updatedAt" = now() - interval '3 minutes' WHERE id = ${lease.taskId}::uuid`;
     await expiryLoop.run(server.ctx(), turn);
     expect(await taskState(lease.taskId)).toBe("OPEN");
+  });
+
+  test("a run that ends beside a submission leaves nothing open of what that one opens", async () => {
+    const run = await runWithTasks(1);
+    const lease = await claim(server, run, run.worker, "GENERATE");
+    let ending: Promise<void> | undefined;
+    await server.prisma.$transaction(async (tx) => {
+      await tx.$queryRaw`SELECT 1 FROM "Task" WHERE id = ${lease.taskId}::uuid FOR UPDATE`;
+      ending = cancelRun(server.ctx(run.organization.owner), { runId: run.id });
+      // It waits for the row that this transaction holds.
+      await until(async () => {
+        const [row] = await server.prisma.$queryRaw<{ n: number }[]>`
+          SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`;
+        return (row?.n ?? 0) > 0;
+      });
+      const owner = { organizationId: run.organization.id, runId: run.id };
+      await openTasks(tx, [{ ...owner, kind: "VERIFY", revision: 1, policyVersion: 0, payload: {} }]);
+    });
+    await ending;
+    const states = await server.prisma.task.groupBy({ by: ["state"], where: { runId: run.id } });
+    expect(states.map(({ state }) => state)).toEqual(["CANCELLED"]);
   });
 
   test("a task that is over cannot move any more", async () => {

@@ -80,6 +80,7 @@ export async function startTestServer(options: TestServerOptions = {}) {
       MUSTER_LOG_LEVEL: process.env.MUSTER_LOG_LEVEL ?? "silent",
       MUSTER_SWEEP_DELAY_SECONDS: "0",
       MUSTER_REQUESTS_PER_TEN_SECONDS: "100000",
+      MUSTER_NEW_NODES_PER_MINUTE: "100000",
     }),
     ...options.config,
   };
@@ -165,8 +166,11 @@ export async function startTestServer(options: TestServerOptions = {}) {
   const node = async ({
     name = "node",
     keys = generateKeyPairSync("ed25519"),
+    worksFor = [],
   }: {
     name?: string;
+    /** TypeIDs of runs and organizations. */
+    worksFor?: readonly string[];
     keys?: { publicKey: KeyObject; privateKey: KeyObject };
   } = {}): Promise<TestNode> => {
     const { publicKey, signBytes } = readKeys(keys);
@@ -178,11 +182,12 @@ export async function startTestServer(options: TestServerOptions = {}) {
     const input = {
       publicKey,
       challenge,
-      signature: signBytes(challengeBytes({ publicKey, challenge })),
+      signature: signBytes(challengeBytes({ publicKey, challenge, audience: url })),
       protocol: 1,
       software: "testkit 1",
       name,
       hardware: { cpus: 1 },
+      worksFor,
     };
     const { registerNode } = await ask<{ registerNode: { token: string; node: { id: string } } }>(
       "mutation($input: RegisterNodeInput!) { registerNode(input: $input) { token node { id } } }",

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { encodeSafetensors } from "@muster/policy/graph";
 import { toTypeId, trainPayloadSchema } from "@muster/protocol";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { cancelRun } from "../src/runs/lifecycle.ts";
 import { bootstrap, pairedGain } from "../src/training/interval.ts";
 import { scanSafetensors } from "../src/training/safetensors.ts";
 import { submitStep } from "../src/training/submit-step.ts";
@@ -175,6 +176,74 @@ describe("publishing a version", () => {
       code: "BLOB_NOT_FOUND",
     });
     expect(await countTasks(server, run, "BASE")).toEqual({ LEASED: 1 });
+  });
+
+  test("what another run was given cannot be published by its hash", async () => {
+    const [theirs, ours] = [await startRun(server), await startRun(server)];
+    const foreign = await prepareStep(server, theirs, await claim(server, theirs, theirs.trainer, "BASE"));
+    expect((await submitStep(server.ctx(theirs.trainer), foreign)).kind).toBe("submitted");
+    // The same weights make the same shards; our trainer names them and never had them.
+    const lease = await claim(server, ours, ours.trainer, "BASE");
+    const input = await prepareStep(server, ours, lease, { withoutShards: true });
+    const mutation = "mutation($input: SubmitStepInput!) { submitStep(input: $input) { __typename } }";
+    const submit = async (more: Partial<typeof input> = {}) => {
+      const { taskId, ...rest } = { ...input, ...more };
+      const signature = signed(ours, ours.trainer, lease, rest.manifest);
+      const variables = { input: { ...rest, signature, task: toTypeId("task", taskId) } };
+      const { data, errors } = await server.graphql(mutation, variables, ours.trainer);
+      return errors?.[0] === undefined ? data : [errors[0].extensions.code, errors[0].message.split(" ")[0]];
+    };
+    expect(await submit()).toEqual(["BLOB_NOT_FOUND", "Shard"]);
+    expect(await submit({ manifest: foreign.manifest })).toEqual(["BLOB_NOT_FOUND", "Manifest"]);
+    const unknown = "0".repeat(64);
+    expect(await submit({ state: unknown })).toEqual(["BLOB_NOT_FOUND", "State"]);
+    expect(await submit({ manifest: unknown })).toEqual(["BLOB_NOT_FOUND", "Manifest"]);
+    const shard = await server.prisma.packReference.findFirstOrThrow({
+      where: { runId: theirs.id, kind: "SHARD" },
+    });
+    expect(await server.prisma.packReference.count({ where: { runId: ours.id, sha256: shard.sha256 } })).toBe(
+      0,
+    );
+    // Who has the bytes may send them, and then the attempt goes on.
+    await prepareStep(server, ours, lease);
+    expect(await submit()).toEqual({ submitStep: { __typename: "Submitted" } });
+  });
+
+  test("the version a run starts from, of its own organization, may be published again as it is", async () => {
+    const parent = await startRun(server);
+    await publishBase(server, parent);
+    const base = { kind: "checkpoint" as const, run: parent.typeId, version: 0 };
+    const child = await startRun(server, { base }, { organization: parent.organization });
+    const lease = await claim(server, child, child.trainer, "BASE");
+    expect((await publishStep(server, child, lease, { withoutShards: true })).kind).toBe("submitted");
+  });
+
+  test("uploads that no version took are let go at the next version and at the run's end", async () => {
+    const run = await sealedRun();
+    const notes = () =>
+      server.prisma.packReference.count({
+        where: { runId: run.id, taskId: { not: null }, kind: { in: ["SHARD", "MANIFEST"] } },
+      });
+    expect(await notes()).toBe(0);
+    const lease = await claim(server, run, run.trainer, "TRAIN");
+    await prepareStep(server, run, lease, { weights: (flat) => flat.fill(7) });
+    expect(await notes()).toBeGreaterThan(1);
+    // A node of the run does not see what is only on its way.
+    const { sha256 } = await server.prisma.packReference.findFirstOrThrow({
+      where: { runId: run.id, taskId: lease.taskId, kind: "MANIFEST" },
+    });
+    const read = () => fetch(`${server.url}/blobs/${sha256}`, { headers: run.worker.headers });
+    expect((await read()).status).toBe(404);
+    expect((await publishStep(server, run, lease)).kind).toBe("submitted");
+    expect(await notes()).toBe(0);
+    const last = await sealedRun();
+    await prepareStep(server, last, await claim(server, last, last.trainer, "TRAIN"));
+    await cancelRun(server.ctx(last.organization.owner), { runId: last.id });
+    expect(
+      await server.prisma.packReference.count({
+        where: { runId: last.id, taskId: { not: null }, kind: "SHARD" },
+      }),
+    ).toBe(0);
   });
 
   test("a trainer that lost its lease publishes nothing", async () => {

@@ -8,7 +8,7 @@ CREATE TYPE "ProbeOutcome" AS ENUM ('AGREED', 'DISAGREED', 'INCONCLUSIVE');
 CREATE TYPE "CaseState" AS ENUM ('OPEN', 'UPHELD', 'OVERTURNED');
 
 -- CreateEnum
-CREATE TYPE "OutcomeKind" AS ENUM ('ACCEPTED', 'REJECTED', 'INVALID', 'REFUSED');
+CREATE TYPE "OutcomeKind" AS ENUM ('ACCEPTED', 'REJECTED', 'INVALID', 'REFUSED', 'REINSTATED');
 
 -- DropIndex
 DROP INDEX "Group_runId_state_idx";
@@ -20,7 +20,17 @@ ALTER TABLE "Attempt" ADD COLUMN     "signature" TEXT;
 ALTER TABLE "Group" ADD COLUMN     "retroactive" BOOLEAN NOT NULL DEFAULT false;
 
 -- AlterTable
+ALTER TABLE "Node" ADD COLUMN     "dropped" INTEGER NOT NULL DEFAULT 0,
+ADD COLUMN     "droppedAt" TIMESTAMPTZ(3),
+ADD COLUMN     "restsUntil" TIMESTAMPTZ(3),
+ADD COLUMN     "worksFor" UUID[] DEFAULT ARRAY[]::UUID[];
+
+-- AlterTable
+ALTER TABLE "Task" ADD COLUMN     "failures" INTEGER NOT NULL DEFAULT 0;
+
+-- AlterTable
 ALTER TABLE "NodeTrust" ADD COLUMN     "disagreements" INTEGER NOT NULL DEFAULT 0,
+ADD COLUMN     "distrustedAt" TIMESTAMPTZ(3),
 ADD COLUMN     "probes" INTEGER NOT NULL DEFAULT 0;
 
 -- AlterTable
@@ -119,6 +129,9 @@ CREATE TABLE "Calibration" (
 );
 
 -- CreateIndex
+CREATE INDEX "Attempt_runId_state_idx" ON "Attempt"("runId", "state");
+
+-- CreateIndex
 CREATE INDEX "Probe_groupId_idx" ON "Probe"("groupId");
 
 -- CreateIndex
@@ -144,6 +157,12 @@ CREATE UNIQUE INDEX "AuditEntry_runId_seq_key" ON "AuditEntry"("runId", "seq");
 
 -- CreateIndex
 CREATE INDEX "Calibration_runId_idx" ON "Calibration"("runId");
+
+-- CreateIndex
+CREATE INDEX "Verification_validatorNodeId_runId_idx" ON "Verification"("validatorNodeId", "runId");
+
+-- CreateIndex
+CREATE INDEX "Group_verifyTaskId_idx" ON "Group"("verifyTaskId");
 
 -- CreateIndex
 CREATE INDEX "Group_runId_state_policyVersion_idx" ON "Group"("runId", "state", "policyVersion");
@@ -193,3 +212,15 @@ CREATE TRIGGER "NodeOutcome_append_only" BEFORE UPDATE ON "NodeOutcome"
 -- Open VERIFY probes and undecided cases are looked for often and are few.
 CREATE INDEX "Probe_open_idx" ON "Probe" ("runId") WHERE "outcome" IS NULL;
 CREATE INDEX "Case_open_idx" ON "Case" ("openUntil") WHERE "state" = 'OPEN';
+
+-- Every node is audited in full until it is trusted: the rate is no choice any more.
+UPDATE "RunRevision" SET "spec" = "spec" #- '{verification,audit,rate}' WHERE "spec" #> '{verification,audit,rate}' IS NOT NULL;
+
+-- What is not final yet, by the time it was decided: finality asks every few seconds for what is due.
+CREATE INDEX "Group_unfinal_idx" ON "Group" ("runId", "decidedAt") WHERE "finalAt" IS NULL;
+-- What rests on trust alone: all of it is audited when the node fails.
+CREATE INDEX "Group_at_stake_idx" ON "Group" ("runId", "nodeId") WHERE "acceptance" = 'TRUSTED' AND "finalAt" IS NULL;
+-- Audited afterwards where they stand, in a sealed batch or past all batches, and without a verdict so far.
+CREATE INDEX "Group_in_place_idx" ON "Group" ("runId") WHERE "retroactive" AND "acceptance" = 'TRUSTED';
+-- The few transactions of a run that are not about its everyday work.
+CREATE INDEX "LedgerTransaction_few_idx" ON "LedgerTransaction" ("runId") WHERE "kind" IN ('FUND', 'FORFEIT', 'REFUND');

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { LRUCache } from "lru-cache";
 import type { Actor, Membership, Services } from "../context.ts";
@@ -20,7 +21,11 @@ export type Credentials = {
   readonly cookie?: string | undefined;
 };
 
-export type Authenticate = (credentials: Credentials) => Promise<Identity>;
+/** `beforeLookup` runs when the answer is not remembered and the database is about to be asked; what it throws is thrown on. */
+export type Authenticate = (
+  credentials: Credentials,
+  beforeLookup?: () => Promise<void>,
+) => Promise<Identity>;
 
 /**
  * Recognises who is asking, by the first of: a bearer token (a node's session or an API key), `x-api-key`, the session cookie.
@@ -29,7 +34,7 @@ export type Authenticate = (credentials: Credentials) => Promise<Identity>;
  */
 export function createAuthenticate(services: Services): Authenticate {
   const known = new LRUCache<string, Identity>({ max: 20_000, ttl: 10_000 });
-  return async ({ authorization, apiKey, cookie }) => {
+  return async ({ authorization, apiKey, cookie }, beforeLookup) => {
     const bearer =
       authorization === undefined ? undefined : /^Bearer ([\w.~+/=-]{1,500})$/i.exec(authorization)?.[1];
     if (authorization !== undefined && bearer === undefined) {
@@ -38,17 +43,25 @@ export function createAuthenticate(services: Services): Authenticate {
     const token = bearer ?? apiKey;
     const secret = token ?? (cookie?.includes("muster.session_token=") ? cookie : undefined);
     if (secret === undefined) return nobody();
-    const cached = known.get(secret);
+    // By its hash: what is kept must not be as long as a stranger likes, nor a secret.
+    const name = createHash("sha256").update(secret).digest("base64");
+    const cached = known.get(name);
     if (cached !== undefined && cached.until > new Date()) return cached;
+    await beforeLookup?.();
     const found =
       token === undefined
         ? await byCookie(services, secret)
         : token.startsWith(apiKeyPrefix)
           ? await byApiKey(services, token)
           : await byNodeToken(services, token);
-    known.set(secret, found);
+    if (found.by !== "nothing") known.set(name, found);
     return found;
   };
+}
+
+/** Whether both are the same actor with the same rights. */
+export function sameActor(a: Actor, b: Actor): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
 }
 
 /** Picks the credentials out of a request's headers. */

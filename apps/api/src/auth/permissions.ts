@@ -8,6 +8,7 @@ const leastRole = {
   "run:control": "admin",
   "run:fund": "admin",
   "node:grant": "admin",
+  "case:decide": "admin",
   "rollout:read": "member",
   "ledger:read": "member",
   "upload:create": "member",

@@ -2,7 +2,7 @@ import { builder } from "../builder.ts";
 import type { Actor } from "../context.ts";
 import { leastProtocol } from "../nodes/register.ts";
 import { ComputeNode } from "../nodes/schema.ts";
-import { Membership, User } from "../organizations/schema.ts";
+import { Membership, placesOf, User } from "../organizations/schema.ts";
 import { apiKeyScopes } from "./permissions.ts";
 
 const ViewerKind = builder.enumType("ViewerKind", {
@@ -35,16 +35,10 @@ const Viewer = builder.objectRef<Actor>("Viewer").implement({
       resolve: (query, actor, _args, { prisma }) =>
         actor.kind === "node" ? prisma.node.findUnique({ ...query, where: { id: actor.nodeId } }) : null,
     }),
-    organizations: t.prismaField({
+    organizations: t.field({
       type: [Membership],
-      resolve: (query, actor, _args, { prisma }) =>
-        actor.kind === "person"
-          ? prisma.member.findMany({
-              ...query,
-              where: { userId: actor.userId },
-              orderBy: { createdAt: "asc" },
-            })
-          : [],
+      description: "Where the caller belongs: a person's organizations, and the one that an API key is of.",
+      resolve: placesOf,
     }),
     scopes: t.stringList({
       description:

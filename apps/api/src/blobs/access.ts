@@ -14,11 +14,9 @@ export async function assertMayRead(ctx: Ctx, sha256: string): Promise<void> {
   const { actor } = ctx;
   if (actor.kind === "anonymous")
     throw new CodedError("UNAUTHENTICATED", "Blobs are read with a node's token, an API key or a session.");
-  const references = await ctx.prisma.packReference.findMany({
-    where: { sha256 },
-    select: { organizationId: true, runId: true, taskId: true, kind: true },
-    take: 100,
-  });
+  // Distinct, because every version of every run with the same model refers to the same config.json.
+  const references = await ctx.prisma.$queryRaw<Reference[]>`
+    SELECT DISTINCT "organizationId", "runId", "taskId", kind FROM "PackReference" WHERE sha256 = ${sha256}`;
   if (
     actor.kind === "node"
       ? await mayNodeRead(ctx, actor.nodeId, sha256, references)
@@ -43,8 +41,9 @@ async function mayNodeRead(
   sha256: string,
   references: readonly Reference[],
 ): Promise<boolean> {
+  // With a task it is only an upload under way, which no version has taken yet.
   const runs = references
-    .filter(({ kind }) => kind === "MANIFEST" || kind === "SHARD")
+    .filter(({ kind, taskId }) => (kind === "MANIFEST" || kind === "SHARD") && taskId === null)
     .map(({ runId }) => runId);
   if (runs.length > 0) {
     const open = await ctx.prisma.run.findFirst({

@@ -62,6 +62,8 @@ export const garbageLoop: Loop = {
   startAfterSeconds: 15,
   async run(ctx, { signal }) {
     while ((await collectGarbage(ctx)) === 500 && !signal.aborted);
+    const day = new Date(Date.now() - 24 * 3_600_000);
+    await ctx.prisma.uploadGrant.deleteMany({ where: { expiresAt: { lt: day } } });
   },
 };
 

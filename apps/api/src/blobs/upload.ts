@@ -3,8 +3,10 @@ import type { PackKind, TaskKind } from "@muster/db";
 import { newId, toTypeId } from "@muster/protocol";
 import { assertAllowed } from "../auth/permissions.ts";
 import type { Config } from "../config.ts";
-import type { Ctx } from "../context.ts";
+import type { Ctx, Tx } from "../context.ts";
 import { CodedError, notFound } from "../errors.ts";
+import { specOf } from "../runs/spec.ts";
+import { mostPackBytes } from "../tasks/pack-size.ts";
 
 export type Upload = {
   readonly sha256: string;
@@ -53,6 +55,7 @@ export async function storeUpload(ctx: Ctx, upload: Upload): Promise<{ size: num
     "grantId" in upload.by
       ? await permitGrant(ctx, upload, upload.by.grantId)
       : await permitAttempt(ctx, upload, upload.by);
+  if (permit.stored !== undefined) return { size: permit.stored };
   try {
     const { size } = await ctx.blobs.put(sha256, upload.source, {
       maxBytes: upload.size,
@@ -71,6 +74,8 @@ export async function storeUpload(ctx: Ctx, upload: Upload): Promise<{ size: num
        ON CONFLICT ("sha256") DO UPDATE SET "createdAt" = now()`,
       [sha256, kind, size, attemptId, grantId],
     );
+    if (attemptId !== null && checkpointKinds.includes(kind))
+      await noteUpload(ctx, { sha256, kind, attemptId });
     await permit.done();
     ctx.metrics.blobBytes.inc({ direction: "in" }, size);
     return { size };
@@ -80,10 +85,41 @@ export async function storeUpload(ctx: Ctx, upload: Upload): Promise<{ size: num
   }
 }
 
+/** What a version consists of. A manifest may only name what its own run has been given: see training/provenance.ts. */
+const checkpointKinds: readonly PackKind[] = ["SHARD", "MANIFEST", "STATE"];
+
+/**
+ * Notes that an attempt sent these very bytes. The same bytes may be known already, of another run, so the pack's row cannot say it.
+ * The note also keeps the parts of a checkpoint that takes hours to send. It has its task and, unlike any other, the attempt as its subject.
+ */
+async function noteUpload(
+  ctx: Ctx,
+  { sha256, kind, attemptId }: { sha256: string; kind: PackKind; attemptId: string },
+): Promise<void> {
+  // The task's row is held so that its end, which drops the notes, comes before or after and never in between.
+  await ctx.db.pool.query({
+    name: "note-upload",
+    text: `INSERT INTO "PackReference" ("id", "organizationId", "sha256", "runId", "taskId", "subject", "kind")
+           SELECT $1::uuid, t."organizationId", $2::text, t."runId", t."id", a."id", $3::"PackKind"
+           FROM "Attempt" a JOIN "Task" t ON t."id" = a."taskId"
+           WHERE a."id" = $4 AND t."state" IN ('OPEN', 'LEASED') FOR SHARE OF t
+           ON CONFLICT DO NOTHING`,
+    values: [newId(), sha256, kind, attemptId],
+  });
+}
+
+/** Drops the notes of a run's uploads: its new version refers to what it needs, or the run is over. */
+export async function dropUploadNotes(tx: Tx, runId: string): Promise<void> {
+  await tx.$executeRaw`
+    DELETE FROM "PackReference" WHERE "runId" = ${runId}::uuid AND "taskId" IS NOT NULL AND subject <> "taskId"`;
+}
+
 type Permit = {
   kind: PackKind;
   attemptId?: string;
   grantId?: string;
+  /** Bytes that are there already, from the same upload before: none is taken again. */
+  stored?: number;
   done(): Promise<void>;
   refund(): Promise<void>;
 };
@@ -101,7 +137,16 @@ async function permitAttempt(
     );
   }
   assertSize(upload.size, by.kind, config);
-  const quota = shares[by.kind].attempt * config.maxPackBytes;
+  const most = await mostOfTask(ctx, by);
+  if (upload.size > most)
+    throw new CodedError(
+      "BLOB_TOO_LARGE",
+      `This task's ${by.kind} blob may have ${most} bytes; this one has ${upload.size}.`,
+    );
+  const quota = ofOnePack(by.kind)
+    ? shares[by.kind].attempt * most
+    : shares[by.kind].attempt * config.maxPackBytes;
+  const together = ofOnePack(by.kind) ? packsOfNode * config.maxPackBytes : Number.MAX_SAFE_INTEGER;
   // Permitted and reserved in one statement before the first byte: many uploads at once cannot pass the quota together.
   // SUBMITTED too, because the answer to the first PUT or submission may have been lost.
   const { rows } = await ctx.db.pool.query<{ id: string }>({
@@ -110,8 +155,20 @@ async function permitAttempt(
            WHERE t."id" = a."taskId" AND a."taskId" = $1 AND a."number" = $2 AND a."nodeId" = $3
              AND (a."state" = 'LIVE' OR (a."state" IN ('EXPIRED', 'SUBMITTED') AND t."attempt" = a."number"))
              AND t."kind"::text = ANY($5) AND a."uploaded" + $4::bigint <= $6::bigint
+             AND $4::bigint + (SELECT COALESCE(sum(o."uploaded"), 0) FROM "Attempt" o
+               WHERE o."nodeId" = $3 AND o."state" IN ('LIVE', 'RELEASED', 'EXPIRED', 'CANCELLED')
+                 AND o."claimedAt" > now() - make_interval(secs => $8)) <= $7::bigint
            RETURNING a."id"`,
-    values: [by.taskId, by.attempt, actor.nodeId, upload.size, makersOf(by.kind), quota],
+    values: [
+      by.taskId,
+      by.attempt,
+      actor.nodeId,
+      upload.size,
+      makersOf(by.kind),
+      quota,
+      together,
+      config.blobGraceSeconds,
+    ],
   });
   const attemptId = rows[0]?.id ?? (await refuseAttempt(ctx, actor.nodeId, by, quota));
   return {
@@ -125,6 +182,27 @@ async function permitAttempt(
       );
     },
   };
+}
+
+/** Packs that are one blob, made for one task. */
+const ofOnePack = (kind: PackKind) => kind === "ROLLOUTS" || kind === "MEASUREMENT" || kind === "SAMPLES";
+
+/** What the attempts of one node that came to nothing may leave here together until garbage collection, in multiples of the largest pack. */
+const packsOfNode = 16;
+
+/** Largest blob of this kind that the task can need. */
+async function mostOfTask(ctx: Ctx, by: { taskId: string; kind: PackKind }): Promise<number> {
+  const { maxPackBytes } = ctx.config;
+  const task = ofOnePack(by.kind)
+    ? await ctx.prisma.task.findUnique({
+        where: { id: by.taskId },
+        select: { runId: true, revision: true, kind: true },
+      })
+    : null;
+  // Of a task that is not there, or leaves something else, we say so further down.
+  if (task === null || !kindsOf[task.kind].includes(by.kind)) return shares[by.kind].blob * maxPackBytes;
+  const spec = await specOf(ctx.prisma, task.runId, task.revision);
+  return Math.min(maxPackBytes, mostPackBytes(spec, task.kind));
 }
 
 /** Says why an attempt may not upload. */
@@ -154,7 +232,7 @@ async function refuseAttempt(
   }
   throw new CodedError(
     "BLOB_QUOTA_EXCEEDED",
-    `An attempt may upload ${quota} bytes in all, and this one has used them. Release the task.`,
+    `An attempt may upload ${quota} bytes in all, or this node has sent too much for tasks it never finished. Release the task.`,
   );
 }
 
@@ -173,13 +251,25 @@ async function permitGrant(ctx: Ctx, upload: Upload, grantId: string): Promise<P
   }
   if (BigInt(upload.size) > grant.maxSize)
     throw new CodedError("BLOB_TOO_LARGE", `The grant is for ${grant.maxSize} bytes.`);
+  // Taken before the first byte: whoever has the URL could otherwise write as often and as many at once as he likes.
+  const { count } = await ctx.prisma.uploadGrant.updateMany({
+    where: { id: grantId, usedAt: null },
+    data: { usedAt: new Date() },
+  });
+  const stored = count === 0 ? await ctx.blobs.size(upload.sha256) : undefined;
+  if (count === 0 && stored === undefined)
+    throw new CodedError(
+      "STATE_CONFLICT",
+      "The upload grant is being used, or its upload was cut off. Wait, or ask for a new one with createUpload.",
+    );
   return {
     kind: grant.kind,
     grantId,
-    done: async () => {
-      await ctx.prisma.uploadGrant.update({ where: { id: grantId }, data: { usedAt: new Date() } });
+    ...(stored === undefined ? {} : { stored }),
+    done: async () => {},
+    refund: async () => {
+      await ctx.prisma.uploadGrant.update({ where: { id: grantId }, data: { usedAt: null } });
     },
-    refund: async () => {},
   };
 }
 
@@ -188,6 +278,11 @@ function assertSize(size: number, kind: PackKind, { maxPackBytes }: Config): voi
   if (size > most)
     throw new CodedError("BLOB_TOO_LARGE", `A ${kind} blob may have ${most} bytes; this one has ${size}.`);
 }
+
+const grantMs = 3_600_000;
+
+/** What an organization may announce before garbage collection has seen it, in multiples of the largest base. */
+const basesOfOrganization = 4;
 
 export type UploadGrantInput = {
   readonly organizationId: string;
@@ -208,16 +303,33 @@ export async function createUpload(
     throw new CodedError("INPUT_INVALID", "`sha256` must be a SHA-256 in lower-case hexadecimal.");
   if (size <= 0n) throw new CodedError("INPUT_INVALID", "`size` is the blob's size in bytes.");
   assertSize(Number(size), "BASE", ctx.config);
-  const grant = await ctx.prisma.uploadGrant.create({
-    data: {
-      id: newId("grant"),
-      organizationId,
-      userId: ctx.actor.kind === "person" ? ctx.actor.userId : null,
-      kind: "BASE",
-      sha256,
-      maxSize: size,
-      expiresAt: new Date(Date.now() + 3_600_000),
-    },
+  const { actor, config } = ctx;
+  const most = basesOfOrganization * shares.BASE.blob * config.maxPackBytes;
+  const grant = await ctx.prisma.$transaction(async (tx) => {
+    await tx.$executeRaw`SELECT pg_advisory_xact_lock(hashtextextended('upload:' || ${organizationId}, 0))`;
+    const { _sum } = await tx.uploadGrant.aggregate({
+      where: {
+        organizationId,
+        createdAt: { gt: new Date(Date.now() - grantMs - config.blobGraceSeconds * 1000) },
+      },
+      _sum: { maxSize: true },
+    });
+    if ((_sum.maxSize ?? 0n) + size > BigInt(most))
+      throw new CodedError(
+        "BLOB_QUOTA_EXCEEDED",
+        `An organization may announce ${most} bytes within ${Math.round(config.blobGraceSeconds / 60 + grantMs / 60_000)} minutes. Try again later.`,
+      );
+    return await tx.uploadGrant.create({
+      data: {
+        id: newId("grant"),
+        organizationId,
+        userId: actor.kind === "person" ? actor.userId : null,
+        kind: "BASE",
+        sha256,
+        maxSize: size,
+        expiresAt: new Date(Date.now() + grantMs),
+      },
+    });
   });
   return {
     url: `${ctx.publicUrl}/blobs/${sha256}?grant=${toTypeId("grant", grant.id)}`,

@@ -37,6 +37,7 @@ export async function createBus({ databaseUrl, pool, log }: BusOptions): Promise
   const pending = new Set<Topic>();
   let scheduled: NodeJS.Immediate | undefined;
   let retry: NodeJS.Timeout | undefined;
+  const unsent = new Set<Topic>();
   let sending: Promise<void> | undefined;
   let closed = false;
 
@@ -73,9 +74,12 @@ export async function createBus({ databaseUrl, pool, log }: BusOptions): Promise
     } catch (error) {
       if (closed) return;
       log.warn({ err: error }, "a nudge to other processes was not sent; trying again");
+      for (const topic of topics) unsent.add(topic);
       retry ??= setTimeout(() => {
         retry = undefined;
-        sending = send(topics);
+        const again = [...unsent];
+        unsent.clear();
+        sending = Promise.all([sending, send(again)]).then(() => {});
       }, 1_000);
     }
   };

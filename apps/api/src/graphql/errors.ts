@@ -53,12 +53,28 @@ export function asCoded(error: unknown): CodedError | undefined {
       details: { issues },
     });
   }
+  const code = databaseCode(error);
+  if (code !== undefined && unstorable.has(code)) {
+    return new CodedError(
+      "INPUT_INVALID",
+      "A text holds a NUL or half a character, which cannot be stored. Leave it out.",
+      { cause: error },
+    );
+  }
   if (isDatabaseAway(error)) {
     return new CodedError("NOT_READY", "The coordinator's database does not answer. Try again in a moment.", {
       cause: error,
     });
   }
   return undefined;
+}
+
+/** A character that no encoding of the database has; an escape that jsonb cannot hold. */
+const unstorable = new Set(["22021", "22P05"]);
+
+function databaseCode(error: unknown): string | undefined {
+  const parsed = error instanceof Error ? failureSchema.safeParse(error) : undefined;
+  return parsed?.data?.meta?.driverAdapterError?.cause?.originalCode ?? parsed?.data?.code;
 }
 
 /** Connections refused or cut, a server that starts or stops, no connection or transaction to be had in time. */

@@ -12,6 +12,7 @@ const prefixes = {
   Group: "group",
   Rollout: "rollout",
   Verification: "verif",
+  Case: "case",
   Batch: "batch",
   Checkpoint: "ckpt",
   TrainStep: "step",

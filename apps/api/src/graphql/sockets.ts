@@ -5,12 +5,17 @@ import { handleProtocols, makeServer, type ServerOptions, type Context as Socket
 import { isAsyncIterable } from "graphql-yoga";
 import { type WebSocket, WebSocketServer } from "ws";
 import { z } from "zod";
-import { type Authenticate, credentialsOf, type Identity } from "../auth/authenticate.ts";
+import {
+  type Authenticate,
+  type Credentials,
+  credentialsOf,
+  type Identity,
+  sameActor,
+} from "../auth/authenticate.ts";
 import type { Services } from "../context.ts";
 import { CodedError } from "../errors.ts";
-import { assertPrivate, clientAddress } from "../http/exchange.ts";
+import { assertPrivate, clientAddress, originOf } from "../http/exchange.ts";
 import type { Origins } from "../http/origins.ts";
-import type { RateLimit } from "../rate-limit.ts";
 import { publicError } from "./errors.ts";
 import type { Graph, Operation } from "./yoga.ts";
 
@@ -20,7 +25,6 @@ export type SocketOptions = {
   readonly services: Services;
   readonly authenticate: Authenticate;
   readonly origins: Origins;
-  readonly rateLimit: RateLimit;
 };
 
 export type Sockets = {
@@ -45,12 +49,24 @@ export function serveSockets(options: SocketOptions): Sockets {
     perMessageDeflate: false,
   });
   const protocol = makeServer(protocolOptions(options));
+  const ofAddress = new Map<string, number>();
   const onUpgrade = (req: IncomingMessage, socket: Duplex, head: Buffer) => {
-    const refusal = refuseUpgrade(req, options);
+    const address = clientAddress(req, services.config);
+    const open = ofAddress.get(address) ?? 0;
+    const refusal =
+      refuseUpgrade(req, options) ??
+      (open >= services.config.socketsPerAddress ? "429 Too Many Requests" : undefined);
     if (refusal !== undefined) {
       socket.end(`HTTP/1.1 ${refusal}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
       return;
     }
+    // Counted as long as the connection lives, whatever becomes of the handshake.
+    ofAddress.set(address, open + 1);
+    socket.once("close", () => {
+      const left = (ofAddress.get(address) ?? 1) - 1;
+      if (left > 0) ofAddress.set(address, left);
+      else ofAddress.delete(address);
+    });
     wss.handleUpgrade(req, socket, head, (ws) => openSocket(ws, req, protocol, services));
   };
   server.on("upgrade", onUpgrade);
@@ -79,8 +95,10 @@ export function serveSockets(options: SocketOptions): Sockets {
 type Extra = {
   readonly socket: WebSocket;
   readonly request: IncomingMessage;
+  credentials?: Credentials;
   identity?: Identity;
   expiry?: NodeJS.Timeout;
+  watch?: NodeJS.Timeout;
 };
 
 const paramsSchema = z
@@ -96,10 +114,23 @@ function protocolOptions({
   graph,
   services,
   authenticate,
-  rateLimit,
 }: SocketOptions): ServerOptions<Record<string, unknown>, Extra> {
+  const { rateLimit } = services;
+  const ofNode = new Map<string, Set<WebSocket>>();
   const addressOf = (ctx: SocketContext<Record<string, unknown>, Extra>) =>
     clientAddress(ctx.extra.request, services.config);
+  // A code that clients answer by connecting again, with the newest token they have; who has none is told 4401 then.
+  const proveAgain = ({ socket }: Extra) => socket.close(1012, "Prove yourself again");
+  /** Whether whoever opened the socket may still do what they could then. */
+  const holds = async ({ credentials, identity }: Extra): Promise<boolean> => {
+    if (credentials === undefined || identity === undefined) return false;
+    try {
+      return sameActor((await authenticate(credentials)).actor, identity.actor);
+    } catch (error) {
+      // The database may be away for a moment: that is no news about anybody's rights.
+      return !(error instanceof CodedError);
+    }
+  };
   return {
     connectionInitWaitTimeout: 10_000,
     async onConnect(ctx) {
@@ -114,26 +145,48 @@ function protocolOptions({
       const headers = credentialsOf(extra.request.headers);
       try {
         await rateLimit.take({ kind: "anonymous" }, `socket ${addressOf(ctx)}`);
-        extra.identity = await authenticate({
+        extra.credentials = {
           authorization: authorization ?? (token === undefined ? headers.authorization : `Bearer ${token}`),
           apiKey: apiKey ?? headers.apiKey,
           cookie: headers.cookie,
-        });
+        };
+        extra.identity = await authenticate(extra.credentials, () =>
+          rateLimit.assertCredible(addressOf(ctx)),
+        );
+        // Gone while we looked: nothing would tell us a second time.
+        if (extra.socket.readyState !== extra.socket.OPEN) return false;
+        const { actor } = extra.identity;
+        if (actor.kind === "node") countSocket(ofNode, actor.nodeId, extra.socket);
       } catch (error) {
         if (!(error instanceof CodedError)) throw error;
+        if (error.code === "UNAUTHENTICATED") await rateLimit.takeRefused(addressOf(ctx)).catch(() => {});
         extra.socket.close(error.code === "RATE_LIMITED" ? 4429 : 4401, error.message.slice(0, 120));
         return false;
       }
       const left = Math.min(extra.identity.until.getTime() - Date.now(), 2 ** 31 - 1);
-      // A code that clients answer by connecting again, with the newest token they have; who has none is told 4401 then.
-      extra.expiry = setTimeout(() => extra.socket.close(1012, "Prove yourself again"), Math.max(left, 0));
+      extra.expiry = setTimeout(() => proveAgain(extra), Math.max(left, 0));
+      extra.watch = setInterval(() => {
+        holds(extra).then(
+          (still) => still || proveAgain(extra),
+          () => {},
+        );
+      }, provenEveryMs);
       return true;
     },
     async onSubscribe(ctx, id, payload) {
       const { extra } = ctx;
       const identity = extra.identity;
+      if (id.length > 64) {
+        // Echoed with every result.
+        extra.socket.close(4400, "Ids of operations have at most 64 characters");
+        return [new GraphQLError("The operation's id is too long.")];
+      }
       const requestId = `${services.log.bindings().pid ?? ""}ws-${id}`;
       if (identity === undefined) return [new GraphQLError("Connect first.")];
+      if (!(await holds(extra))) {
+        proveAgain(extra);
+        return [new GraphQLError("The credentials of this socket do not hold any more.")];
+      }
       if (Object.keys(ctx.subscriptions).length > operationsPerSocket) {
         const error = new CodedError(
           "RATE_LIMITED",
@@ -149,7 +202,13 @@ function protocolOptions({
       }
       // The upgrade was refused unless a cookie came from a trusted origin.
       const operation: Operation = {
-        ctx: { ...services, log, actor: identity.actor, requestId },
+        ctx: {
+          ...services,
+          log,
+          actor: identity.actor,
+          requestId,
+          origin: originOf(extra.request, services.config),
+        },
         forgeable: false,
       };
       const { schema, execute, subscribe, contextFactory, parse, validate } = graph.getEnveloped({
@@ -194,6 +253,21 @@ const rootOf = (args: ExecutionArgs): Root => args.rootValue as Root;
 type Send = (result: ExecutionResult) => Promise<void> | undefined;
 
 const operationsPerSocket = 200;
+const socketsPerNode = 8;
+/** Milliseconds between two proofs of whoever holds a socket open. */
+const provenEveryMs = 60_000;
+
+/** @throws CodedError `RATE_LIMITED` when the node holds too many sockets. */
+function countSocket(ofNode: Map<string, Set<WebSocket>>, nodeId: string, socket: WebSocket): void {
+  const open = ofNode.get(nodeId) ?? new Set();
+  if (open.size >= socketsPerNode)
+    throw new CodedError("RATE_LIMITED", `A node holds at most ${socketsPerNode} sockets at once.`);
+  ofNode.set(nodeId, open.add(socket));
+  socket.once("close", () => {
+    open.delete(socket);
+    if (open.size === 0 && ofNode.get(nodeId) === open) ofNode.delete(nodeId);
+  });
+}
 
 /** Bytes that may wait in one socket before its subscriptions wait too; each then holds one batch and the event hub's bounded queue. */
 const highWater = 256 * 1024;
@@ -316,6 +390,7 @@ function openSocket(
     metrics.sockets.dec();
     clearInterval(ping);
     clearTimeout(extra.expiry);
+    clearInterval(extra.watch);
     closed(code, String(reason)).catch((error: unknown) =>
       log.error({ err: error }, "closing a socket failed"),
     );

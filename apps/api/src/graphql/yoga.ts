@@ -3,8 +3,9 @@ import { type ExecutionResult, GraphQLError, type GraphQLSchema, getOperationAST
 import { createYoga, isAsyncIterable, type Plugin } from "graphql-yoga";
 import type { Ctx, Services } from "../context.ts";
 import { CodedError } from "../errors.ts";
-import { maxCost } from "./cost.ts";
+import { maxCost, rootFields } from "./cost.ts";
 import { publicError } from "./errors.ts";
+import { persistedDocuments } from "./persisted.ts";
 import { createSharedSubscribe } from "./shared-execution.ts";
 
 /** What a transport hands to an operation. */
@@ -37,7 +38,7 @@ export function createGraph({ schema, services }: { schema: GraphQLSchema; servi
     maskedErrors: {
       maskError: (error) => publicError(error, { requestId: "none", log: services.log }),
     },
-    plugins: [limits(), outcomes(services), sharedSubscriptions(services)],
+    plugins: [persistedDocuments(), limits(), outcomes(services), sharedSubscriptions(services)],
   });
 }
 
@@ -86,12 +87,20 @@ function outcomes({ metrics }: Services): Plugin<Operation & Ctx> {
         if (!valid) setResult(result.map((error) => publicError(error, context)));
       };
     },
-    onExecute({ args, setResultAndStopExecution }) {
+    async onExecute({ args, setResultAndStopExecution }) {
       // What this engine was given as its context.
       const ctx: Operation & Ctx = args.contextValue;
       const kind = getOperationAST(args.document, args.operationName)?.operation ?? "query";
       if (ctx.forgeable && kind === "mutation") {
         setResultAndStopExecution(finish(ctx, kind, { errors: [forged()] }));
+        return;
+      }
+      try {
+        // The transport counted one; the others are as much work.
+        const more = rootFields(args.document, args.operationName) - 1;
+        if (ctx.origin !== undefined) await ctx.rateLimit.take(ctx.actor, ctx.origin.address, more);
+      } catch (error) {
+        setResultAndStopExecution(finish(ctx, kind, { errors: [publicError(error, ctx)] }));
         return;
       }
       return {

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Logger } from "pino";
 import { isLoopback } from "../auth/auth.ts";
 import type { Config } from "../config.ts";
+import type { Origin } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { asCoded } from "../graphql/errors.ts";
 
@@ -43,17 +44,30 @@ export function clientAddress(req: IncomingMessage, { trustProxy }: Config): str
 }
 
 /**
+ * Where a request came from. A Host header is believed from this machine, where whoever can send one could read our memory as well, and
+ * in a network where everyone may read everything.
+ */
+export function originOf(req: IncomingMessage, config: Config): Origin {
+  const { host } = req.headers;
+  const local = isLoopback(req.socket.remoteAddress ?? "") && isLoopback(`http://${host}`);
+  const dialled =
+    host !== undefined && (local || config.plainHttp) && URL.canParse(`http://${host}`)
+      ? new URL(`http://${host}`).origin
+      : undefined;
+  return { address: clientAddress(req, config), dialled };
+}
+
+/**
  * Tokens and cookies must not cross a network in the clear: beyond loopback a client needs TLS, ended here by a proxy that says so
- * (`publicUrl` with https, or X-Forwarded-Proto when proxies are trusted).
+ * (X-Forwarded-Proto, when proxies are trusted) or that runs on this machine.
  * @throws CodedError `TLS_REQUIRED`
  */
 export function assertPrivate(req: IncomingMessage, config: Config): void {
   if (config.plainHttp || isLoopback(req.socket.remoteAddress ?? "")) return;
-  if (config.publicUrl?.startsWith("https:")) return;
   if (config.trustProxy && req.headers["x-forwarded-proto"] === "https") return;
   throw new CodedError(
     "TLS_REQUIRED",
-    "Beyond this machine the coordinator is reached over TLS only. Put a TLS proxy before it and set MUSTER_PUBLIC_URL to its https URL.",
+    "Beyond this machine the coordinator is reached over TLS only. Put a TLS proxy before it that sets X-Forwarded-Proto and X-Forwarded-For, set MUSTER_PUBLIC_URL to its https URL and MUSTER_TRUST_PROXY=1.",
   );
 }
 
@@ -62,15 +76,24 @@ export async function readBody(req: IncomingMessage, maxBytes: number): Promise<
   if (Number(req.headers["content-length"] ?? 0) > maxBytes) throw tooLarge(maxBytes);
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of req) {
-    // An IncomingMessage without an encoding yields buffers.
-    const bytes = chunk as Buffer;
-    size += bytes.length;
-    if (size > maxBytes) throw tooLarge(maxBytes);
-    chunks.push(bytes);
+  // A body that trickles would hold its connection and its memory for ever.
+  const late = setTimeout(() => req.destroy(), bodyMs);
+  try {
+    for await (const chunk of req) {
+      // An IncomingMessage without an encoding yields buffers.
+      const bytes = chunk as Buffer;
+      size += bytes.length;
+      if (size > maxBytes) throw tooLarge(maxBytes);
+      chunks.push(bytes);
+    }
+  } finally {
+    clearTimeout(late);
   }
   return Buffer.concat(chunks);
 }
+
+/** A megabyte over a slow line takes less. */
+const bodyMs = 30_000;
 
 /** @throws CodedError `INPUT_INVALID` or `REQUEST_TOO_LARGE` */
 export async function readJsonObject(
@@ -104,7 +127,10 @@ export function sendJson({ res }: Pick<Exchange, "res">, status: number, body: u
   res.end(text);
 }
 
-/** Answers an error as the JSON that every route but GraphQL uses: `{ error: { code, message, retryable, requestId } }`. */
+/**
+ * Answers an error as JSON: `{ error: { code, message, retryable, requestId } }`, or on `/graphql` as GraphQL clients read it,
+ * `{ errors: [{ message, extensions: { code, retryable, requestId } }] }`.
+ */
 export function sendError(exchange: Exchange, error: unknown): string {
   const { req, res, requestId, log } = exchange;
   const coded = asCoded(error);
@@ -118,18 +144,17 @@ export function sendError(exchange: Exchange, error: unknown): string {
   if (!req.complete) res.setHeader("Connection", "close");
   if (coded?.code === "RATE_LIMITED")
     res.setHeader("Retry-After", String(coded.details.retryAfterSeconds ?? 10));
-  sendJson(exchange, coded?.status ?? 500, {
-    error: {
-      ...coded?.details,
-      code: coded?.code ?? "INTERNAL",
-      message:
-        coded?.message ??
-        `Something failed here. Try again; if it stays, report the request id ${requestId}.`,
-      retryable: coded?.retryable ?? true,
-      requestId,
-    },
-  });
-  return coded?.code ?? "INTERNAL";
+  const message =
+    coded?.message ?? `Something failed here. Try again; if it stays, report the request id ${requestId}.`;
+  const code = coded?.code ?? "INTERNAL";
+  const rest = { ...coded?.details, code, retryable: coded?.retryable ?? true, requestId };
+  const isGraphql = exchange.url.pathname.split("/")[1] === "graphql";
+  sendJson(
+    exchange,
+    coded?.status ?? 500,
+    isGraphql ? { errors: [{ message, extensions: rest }] } : { error: { ...rest, message } },
+  );
+  return code;
 }
 
 function tooLarge(maxBytes: number): CodedError {

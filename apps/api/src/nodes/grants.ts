@@ -11,28 +11,35 @@ export type GrantInput = {
   readonly nodeId: string;
   /** WORKER needs no grant: it is refused. */
   readonly role: Role | "WORKER";
+  /** VALIDATOR only: the organizer runs the node itself, so it may re-execute what others measured. Default false. */
+  readonly own?: boolean;
 };
 
 /**
- * Grants a role to a node for a run; granting it again changes nothing.
+ * Grants a role to a node for a run; granting it again changes nothing but `own`.
  * @throws CodedError `NOT_FOUND`, `FORBIDDEN`, `UNAUTHENTICATED` or `INPUT_INVALID`
  */
-export async function grantRole(ctx: Ctx, { runId, nodeId, role }: GrantInput): Promise<RoleGrant> {
+export async function grantRole(
+  ctx: Ctx,
+  { runId, nodeId, role, own = false }: GrantInput,
+): Promise<RoleGrant> {
   const granted = grantable(role);
+  if (own && granted !== "VALIDATOR")
+    throw new CodedError("INPUT_INVALID", "Only a VALIDATOR can be the organizer's own.");
   const grant = await ctx.prisma.$transaction(async (tx) => {
     const organizationId = await assertMayGrant(tx, ctx, runId);
     const node = await tx.node.findUnique({ where: { id: nodeId }, select: { id: true } });
     if (node === null) throw notFound("The node");
-    await joinRun(tx, { runId, nodeId, organizationId, auditRate: 1 });
+    await joinRun(tx, { runId, nodeId, organizationId });
     const key = { runId_nodeId_role: { runId, nodeId, role: granted } };
     const present = await tx.roleGrant.findUnique({ where: key });
-    if (present !== null && present.revokedAt === null) return present;
+    if (present !== null && present.revokedAt === null && present.own === own) return present;
     const grantedById = ctx.actor.kind === "person" ? ctx.actor.userId : null;
     await tx.roleGrant.createMany({
       data: [{ organizationId, runId, nodeId, role: granted }],
       skipDuplicates: true,
     });
-    const made = await tx.roleGrant.update({ where: key, data: { revokedAt: null, grantedById } });
+    const made = await tx.roleGrant.update({ where: key, data: { revokedAt: null, grantedById, own } });
     await tellGrant(tx, made);
     return made;
   });
@@ -43,7 +50,7 @@ export async function grantRole(ctx: Ctx, { runId, nodeId, role }: GrantInput): 
 }
 
 /**
- * Takes a role back. Leases the node holds stay until they end; it gets no new ones.
+ * Takes a role back. Leases the node holds are not renewed any more, and it gets no new ones.
  * @throws CodedError `NOT_FOUND`, `FORBIDDEN`, `UNAUTHENTICATED` or `INPUT_INVALID`
  */
 export async function revokeRole(ctx: Ctx, { runId, nodeId, role }: GrantInput): Promise<RoleGrant> {
@@ -93,7 +100,7 @@ async function tellGrant(tx: Tx, grant: RoleGrant): Promise<void> {
       organizationId: grant.organizationId,
       type: "grant.changed",
       subject: toTypeId("node", grant.nodeId),
-      data: { role: grant.role, granted: grant.revokedAt === null },
+      data: { role: grant.role, granted: grant.revokedAt === null, own: grant.own },
     },
   ]);
 }

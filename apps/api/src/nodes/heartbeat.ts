@@ -1,5 +1,6 @@
 import type { Ctx } from "../context.ts";
 import { CodedError } from "../errors.ts";
+import { isStorable } from "../storable.ts";
 
 export type HeartbeatInput = {
   /** What the node is doing, for display. At most 8,192 characters as JSON. */
@@ -27,6 +28,13 @@ export async function heartbeat(
   const { nodeId } = ctx.actor;
   if (progress !== undefined && JSON.stringify(progress).length > 8_192) {
     throw new CodedError("INPUT_INVALID", "`progress` is for display: at most 8,192 characters as JSON.");
+  }
+  // Written together with the heartbeats of all other nodes.
+  if (!isStorable(progress)) {
+    throw new CodedError(
+      "INPUT_INVALID",
+      "`progress` holds a NUL or half a character, which cannot be stored.",
+    );
   }
   ctx.presence.beat(nodeId, {
     ...(progress == null ? {} : { progress }),

@@ -23,20 +23,25 @@ export function createPresence(): Presence {
       if (beats.size === 0) return 0;
       const writing = beats;
       beats = new Map();
-      const rows = [...writing].map(([id, { at, progress, draining }]) => ({ id, at, progress, draining }));
       try {
-        // The least of several replicas must not undo the newest; what was not said stays.
-        return await prisma.$executeRaw(Prisma.sql`
-          UPDATE "Node" n SET "lastSeenAt" = greatest(n."lastSeenAt", b.at),
-            "draining" = coalesce(b.draining, n."draining"), "progress" = coalesce(b.progress, n."progress")
-          FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS b(id uuid, at timestamptz, progress jsonb, draining boolean)
-          WHERE n."id" = b.id`);
+        return await write(prisma, [...writing]);
       } catch (error) {
-        for (const [id, beat] of writing) if (!beats.has(id)) beats.set(id, beat);
+        // That a node is there is what counts. What it said may be what cannot be written, so it is not tried again.
+        for (const [id, { progress: _, ...beat }] of writing) beats.set(id, { ...beat, ...beats.get(id) });
         throw error;
       }
     },
   };
+}
+
+function write(prisma: PrismaClient, beats: readonly [string, Beat & { at: Date }][]): Promise<number> {
+  const rows = beats.map(([id, { at, progress, draining }]) => ({ id, at, progress, draining }));
+  // The least of several replicas must not undo the newest; what was not said stays.
+  return prisma.$executeRaw(Prisma.sql`
+    UPDATE "Node" n SET "lastSeenAt" = greatest(n."lastSeenAt", b.at),
+      "draining" = coalesce(b.draining, n."draining"), "progress" = coalesce(b.progress, n."progress")
+    FROM jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) AS b(id uuid, at timestamptz, progress jsonb, draining boolean)
+    WHERE n."id" = b.id`);
 }
 
 /** Writes this process's heartbeats. */

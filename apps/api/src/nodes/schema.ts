@@ -1,7 +1,7 @@
 import { type Role as GrantableRole, type Node, TrustState } from "@muster/db";
-import { fromTypeId, toTypeId } from "@muster/protocol";
+import { fromTypeId, prefixOf, toTypeId } from "@muster/protocol";
 import { z } from "zod";
-import { allows } from "../auth/permissions.ts";
+import { allows, organizationsWhere } from "../auth/permissions.ts";
 import { builder } from "../builder.ts";
 import type { Ctx } from "../context.ts";
 import { notFound } from "../errors.ts";
@@ -107,6 +107,19 @@ export const RunNode = builder.prismaNode("NodeTrust", {
     accepted: t.exposeInt("accepted"),
     rejected: t.exposeInt("rejected"),
     invalid: t.exposeInt("invalid"),
+    probes: t.int({
+      nullable: true,
+      description: "As a validator: probes decided. Null to the node itself.",
+      select: { probes: true },
+      resolve: (trust, _args, { actor }) => (actor.kind === "node" ? null : trust.probes),
+    }),
+    disagreements: t.int({
+      nullable: true,
+      description:
+        "As a validator: measurements that did not survive a probe or were malformed. Null to the node itself.",
+      select: { disagreements: true },
+      resolve: (trust, _args, { actor }) => (actor.kind === "node" ? null : trust.disagreements),
+    }),
     reason: t.exposeString("reason", { nullable: true }),
     held: t.field({
       type: "BigInt",
@@ -123,9 +136,20 @@ export const RunNode = builder.prismaNode("NodeTrust", {
     progress: t.field({
       type: "JSON",
       nullable: true,
-      description: "What the node said with its newest heartbeat.",
-      select: { node: { select: { progress: true } } },
-      resolve: ({ node }) => node.progress,
+      description: "What the node said with its newest heartbeat; of its tasks only those of this run.",
+      select: {
+        runId: true,
+        node: {
+          select: {
+            progress: true,
+            attempts: { where: { state: "LIVE" }, select: { taskId: true, runId: true } },
+          },
+        },
+      },
+      resolve: ({ runId, node }) => {
+        const own = node.attempts.filter((attempt) => attempt.runId === runId);
+        return progressWithin(node.progress, new Set(own.map(({ taskId }) => toTypeId("task", taskId))));
+      },
     }),
     version: t.int({
       nullable: true,
@@ -142,6 +166,15 @@ export const RunNode = builder.prismaNode("NodeTrust", {
   }),
 });
 
+/** A node's progress without the tasks that are not among these: one node may work for several organizations. */
+function progressWithin(progress: unknown, tasks: ReadonlySet<string>): unknown {
+  const parsed = progressSchema.safeParse(progress);
+  if (!parsed.success) return progress;
+  return { ...parsed.data, tasks: parsed.data.tasks.filter(({ task }) => tasks.has(task)) };
+}
+
+const progressSchema = z.looseObject({ tasks: z.array(z.looseObject({ task: z.string() })) });
+
 export const RoleGrantType = builder.prismaNode("RoleGrant", {
   description: "A role granted to a node for a run.",
   id: { field: "id" },
@@ -150,6 +183,9 @@ export const RoleGrantType = builder.prismaNode("RoleGrant", {
   fields: (t) => ({
     node: t.relation("node"),
     role: t.expose("role", { type: RoleEnum }),
+    own: t.exposeBoolean("own", {
+      description: "The organizer runs this validator itself: it may re-execute.",
+    }),
     createdAt: t.expose("createdAt", { type: "DateTime" }),
     revokedAt: t.expose("revokedAt", { type: "DateTime", nullable: true }),
   }),
@@ -159,11 +195,27 @@ builder.queryField("nodes", (t) =>
   t.prismaConnection({
     type: ComputeNode,
     cursor: "id",
-    description: "Machines registered here, newest first; with a run, those that joined it.",
+    description:
+      "Machines that name, joined or were granted a role in something of the caller's organizations, newest first; with a run, those that joined it.",
     authScopes: { can: "run:read" },
     args: { run: t.arg.id({ required: false }) },
     resolve: async (query, _root, { run }, ctx) => {
-      if (run == null) return await ctx.prisma.node.findMany({ ...query, orderBy: { id: "desc" } });
+      if (run == null) {
+        const organizationId = { in: organizationsWhere(ctx.actor, "run:read") };
+        const runs = await ctx.prisma.run.findMany({ where: { organizationId }, select: { id: true } });
+        const ours = [...organizationId.in, ...runs.map(({ id }) => id)];
+        return await ctx.prisma.node.findMany({
+          ...query,
+          where: {
+            OR: [
+              { worksFor: { hasSome: ours } },
+              { trust: { some: { organizationId } } },
+              { grants: { some: { organizationId } } },
+            ],
+          },
+          orderBy: { id: "desc" },
+        });
+      }
       const runId = fromTypeId(run, "run");
       const found = await ctx.prisma.run.findUnique({
         where: { id: runId },
@@ -241,6 +293,11 @@ const RegisterNodeInput = builder.inputType("RegisterNodeInput", {
     software: t.string({ description: "Name and version of its software." }),
     name: t.string(),
     hardware: t.field({ type: "JSON" }),
+    worksFor: t.idList({
+      required: false,
+      description:
+        "Runs and organizations that the node takes work from: granted roles only from these. Without any it generates for every open run and does nothing else.",
+    }),
   }),
 });
 
@@ -252,7 +309,17 @@ const HeartbeatInput = builder.inputType("HeartbeatInput", {
 });
 
 const GrantRoleInput = builder.inputType("GrantRoleInput", {
-  fields: (t) => ({ run: t.id(), node: t.id(), role: t.field({ type: RoleEnum }) }),
+  fields: (t) => ({
+    run: t.id(),
+    node: t.id(),
+    role: t.field({ type: RoleEnum }),
+    own: t.boolean({
+      defaultValue: false,
+      required: false,
+      description:
+        "Of a VALIDATOR: the organizer runs the node itself, so it may re-execute. In a run without such a one every validator may.",
+    }),
+  }),
 });
 
 builder.mutationFields((t) => ({
@@ -272,6 +339,7 @@ builder.mutationFields((t) => ({
       const registration = await registerNode(ctx, {
         ...input,
         hardware: recordSchema.parse(input.hardware),
+        worksFor: (input.worksFor ?? []).map((id) => fromTypeId(id, prefixOf(id) === "org" ? "org" : "run")),
       });
       registered.set(ctx, registration.node.id);
       return registration;
@@ -294,7 +362,7 @@ builder.mutationFields((t) => ({
     type: RoleGrantType,
     authScopes: { can: "node:grant" },
     args: { input: t.arg({ type: GrantRoleInput }) },
-    resolve: (_root, { input }, ctx) => grantRole(ctx, grantInput(input)),
+    resolve: (_root, { input }, ctx) => grantRole(ctx, { ...grantInput(input), own: input.own ?? false }),
   }),
   revokeRole: t.field({
     type: RoleGrantType,

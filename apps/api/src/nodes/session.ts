@@ -2,6 +2,9 @@ import { createHash, randomBytes } from "node:crypto";
 import type { Ctx, Services, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 
+// Far more than one process needs to go from one token to the next, and as many rows as a node can make by renewing in a loop.
+const sessionsPerNode = 8;
+
 /** A node's token, shown once; only its SHA-256 is stored. */
 export type NodeToken = { readonly token: string; readonly expiresAt: Date };
 
@@ -10,6 +13,9 @@ export async function openNodeSession(tx: Tx, services: Services, nodeId: string
   const token = randomBytes(32).toString("base64url");
   const expiresAt = new Date(Date.now() + services.config.sessionSeconds * 1000);
   await tx.nodeSession.create({ data: { nodeId, tokenHash: hashToken(token), expiresAt } });
+  await tx.$executeRaw`
+    DELETE FROM "NodeSession" WHERE "nodeId" = ${nodeId}::uuid AND id NOT IN (
+      SELECT id FROM "NodeSession" WHERE "nodeId" = ${nodeId}::uuid ORDER BY "createdAt" DESC LIMIT ${sessionsPerNode})`;
   return { token, expiresAt };
 }
 

@@ -2,6 +2,7 @@ import { fromTypeId } from "@muster/protocol";
 import { createApiKey, revokeApiKey, scopesOf } from "../auth/api-keys.ts";
 import { allows } from "../auth/permissions.ts";
 import { builder } from "../builder.ts";
+import type { Actor } from "../context.ts";
 import { encodeId } from "../graphql/ids.ts";
 
 export const ApiKey = builder.prismaObject("ApiKey", {
@@ -23,18 +24,24 @@ export const ApiKey = builder.prismaObject("ApiKey", {
   }),
 });
 
+/** Members see their organizations. A key knows which one it is of, whatever else it may do. */
+const maySeeOrganization = (actor: Actor, id: string): boolean =>
+  allows(actor, "run:read", id) || (actor.kind === "apiKey" && actor.organizationId === id);
+
 export const Organization = builder.prismaNode("Organization", {
   description: "Who owns runs, budgets and trust.",
   id: { field: "id" },
-  authScopes: (organization, { actor }) => allows(actor, "run:read", organization.id),
+  authScopes: (organization, { actor }) => maySeeOrganization(actor, organization.id),
   fields: (t) => ({
     name: t.exposeString("name"),
     slug: t.exposeString("slug"),
     apiKeys: t.prismaField({
       type: [ApiKey],
-      description: "For owners.",
+      description:
+        "For owners; to everyone else there are none, so that one question lists organizations for all.",
       select: { id: true },
       authScopes: (organization, _args, { actor }) => allows(actor, "key:manage", organization.id),
+      unauthorizedResolver: () => [],
       resolve: (query, organization, _args, ctx) =>
         ctx.prisma.apiKey.findMany({
           ...query,
@@ -55,28 +62,44 @@ export const User = builder.prismaNode("User", {
   }),
 });
 
-export const Membership = builder.prismaObject("Member", {
-  name: "Membership",
-  description: "A person's place in an organization.",
-  authScopes: (member, { actor }) => allows(actor, "run:read", member.organizationId),
+type Place = { readonly organizationId: string; readonly role: "owner" | "admin" | "member" | "key" };
+
+export const Membership = builder.objectRef<Place>("Membership").implement({
+  description: "The place of a person or of an API key in an organization.",
+  authScopes: ({ organizationId }, { actor }) => maySeeOrganization(actor, organizationId),
   fields: (t) => ({
-    organization: t.relation("organization"),
-    role: t.exposeString("role", { description: "owner, admin or member" }),
+    organization: t.prismaField({
+      type: Organization,
+      resolve: (query, { organizationId }, _args, { prisma }) =>
+        prisma.organization.findUniqueOrThrow({ ...query, where: { id: organizationId } }),
+    }),
+    role: t.exposeString("role", {
+      description: "owner, admin or member; key for an API key, whose rights are its scopes.",
+    }),
   }),
 });
+
+/** Where the caller belongs. */
+export function placesOf(actor: Actor): Place[] {
+  switch (actor.kind) {
+    case "person":
+      return [...actor.memberships];
+    case "apiKey":
+      return [{ organizationId: actor.organizationId, role: "key" }];
+    case "anonymous":
+    case "node":
+    case "system":
+      return [];
+  }
+}
 
 builder.queryField("organizations", (t) =>
   t.prismaField({
     type: [Organization],
-    description: "Organizations the caller belongs to.",
-    authScopes: { can: "run:read" },
+    description: "Organizations the caller belongs to: a person's, and the one that an API key is of.",
+    authScopes: { signedIn: true },
     resolve: (query, _root, _args, { actor, prisma }) => {
-      const ids =
-        actor.kind === "person"
-          ? actor.memberships.map((one) => one.organizationId)
-          : actor.kind === "apiKey"
-            ? [actor.organizationId]
-            : [];
+      const ids = placesOf(actor).map((place) => place.organizationId);
       return prisma.organization.findMany({ ...query, where: { id: { in: ids } }, orderBy: { name: "asc" } });
     },
   }),

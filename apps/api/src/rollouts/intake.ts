@@ -14,11 +14,12 @@ import {
   type RunSpec,
   toTypeId,
 } from "@muster/protocol";
-import { checkForm, windowFingerprints } from "@muster/verification";
+import { auditRate, checkForm, windowFingerprints } from "@muster/verification";
 import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
 import { specOf } from "../runs/spec.ts";
+import { spending } from "../runs/spending.ts";
 import { acceptSubmission, completeTask, openTasks } from "../tasks/lease.ts";
 import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import {
@@ -27,9 +28,10 @@ import {
   type SubmissionInput,
   type SubmissionOutcome,
 } from "../tasks/submission.ts";
+import { acceptGroups } from "../verification/acceptance.ts";
 import { currentEpoch, secretDraws } from "../verification/audit.ts";
 import { writeBlindPack } from "../verification/blind.ts";
-import { joinRun, recordOutcome } from "../verification/trust.ts";
+import { joinRun, lockStandings, recordOutcome, standingOf } from "../verification/trust.ts";
 
 // Intake judges a pack without a model: who sent it, that it is well formed, that it answers the examples it was given.
 // Rewards are computed here and nowhere else; the secret audit draw is made here, after the pack is committed.
@@ -53,33 +55,61 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
   const judged = judge(bytes, { spec, payload, taskId: task.id, runId: task.runId });
   if (judged.kind === "refused") return refuse(ctx, submission, input, spec, judged.message);
 
-  const groups = await prepareGroups(ctx, submission, input, spec, payload, judged.pack);
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome> => {
-    const fence = await acceptSubmission(tx, {
-      taskId: task.id,
-      attempt: input.attempt,
-      nodeId: submission.nodeId,
-      packHash: input.pack,
-    });
-    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-    if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
-    if (input.cpuSeconds !== undefined)
-      await tx.attempt.update({ where: { id: fence.attempt.id }, data: { cpuSeconds: input.cpuSeconds } });
-    await joinRun(tx, {
-      runId: task.runId,
-      nodeId: submission.nodeId,
-      organizationId: task.organizationId,
-      auditRate: spec.verification.audit.rate,
-    });
-    await storeGroups(tx, submission, input, groups);
-    await completeTask(tx, task);
-    return { kind: "submitted", taskId: task.id, duplicate: false };
-  });
+  const outcome = await store(ctx, submission, input, { spec, payload, pack: judged.pack });
   ctx.bus.publish("events");
   ctx.bus.publish("offers:VERIFY");
   ctx.bus.publish(`run:${task.runId}`);
   return outcome;
 }
+
+type Formed = { readonly spec: RunSpec; readonly payload: GeneratePayload; readonly pack: RolloutPack };
+
+/** Draws the audits and stores the groups. The draws are compared with the rate that is in force when the groups are stored, not before. */
+async function store(
+  ctx: Ctx,
+  submission: SignedSubmission,
+  input: SubmissionInput,
+  formed: Formed,
+): Promise<SubmissionOutcome> {
+  const { task, nodeId } = submission;
+  const { runId, organizationId } = task;
+  const audit = formed.spec.verification.audit;
+  const key = { runId_nodeId: { runId, nodeId } };
+  for (let turn = 0; turn < turns; turn++) {
+    const before = standingOf(await ctx.prisma.nodeTrust.findUnique({ where: key }));
+    // Blind packs are written outside of the transaction; should the node fall meanwhile, there would be too few of them.
+    const prepared = await prepareGroups(ctx, submission, input, formed, auditRate(before, audit));
+    const outcome = await spending(ctx, runId, () =>
+      ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome | "changed"> => {
+        const standing = standingOf((await lockStandings(tx, runId, [nodeId])).get(nodeId));
+        if (auditRate(standing, audit) !== auditRate(before, audit)) return "changed";
+        const fence = await acceptSubmission(tx, {
+          taskId: task.id,
+          attempt: input.attempt,
+          nodeId,
+          packHash: input.pack,
+          signature: input.signature,
+        });
+        if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
+        if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
+        if (input.cpuSeconds !== undefined)
+          await tx.attempt.update({
+            where: { id: fence.attempt.id },
+            data: { cpuSeconds: input.cpuSeconds },
+          });
+        await joinRun(tx, { runId, nodeId, organizationId });
+        await storeGroups(tx, submission, input, formed.spec, prepared);
+        await completeTask(tx, task);
+        return { kind: "submitted", taskId: task.id, duplicate: false };
+      }),
+    );
+    if (outcome !== "changed") return outcome;
+  }
+  throw new CodedError("STATE_CONFLICT", "The node's standing changed again and again. Submit once more.");
+}
+
+/** Preparations until a standing holds still. */
+const turns = 5;
 
 type Judged = { kind: "refused"; message: string } | { kind: "formed"; pack: RolloutPack };
 
@@ -119,10 +149,17 @@ async function refuse(
 ): Promise<SubmissionOutcome> {
   const { runId, organizationId } = submission.task;
   const { nodeId } = submission;
-  return refuseSubmission(ctx, submission, { pack: input.pack, what: "pack", message }, async (tx) => {
-    await joinRun(tx, { runId, nodeId, organizationId, auditRate: spec.verification.audit.rate });
-    await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "REFUSED", spec, reason: message });
-  });
+  return refuseSubmission(
+    ctx,
+    submission,
+    { pack: input.pack, what: "pack", message },
+    async (tx) => {
+      await joinRun(tx, { runId, nodeId, organizationId });
+      await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "REFUSED", spec, reason: message });
+    },
+    // The standing before the task, as everywhere.
+    async (tx) => void (await lockStandings(tx, runId, [nodeId])),
+  );
 }
 
 type PreparedGroup = {
@@ -141,16 +178,13 @@ type PreparedGroup = {
 
 async function prepareGroups(
   ctx: Ctx,
-  { task, nodeId, run }: SignedSubmission,
+  { task, run }: SignedSubmission,
   input: SubmissionInput,
-  spec: RunSpec,
-  payload: GeneratePayload,
-  pack: RolloutPack,
+  { spec, payload, pack }: Formed,
+  rate: number,
 ): Promise<PreparedGroup[]> {
   const env = environment(spec.environment);
   const epoch = await currentEpoch(ctx, run);
-  const trust = await ctx.prisma.nodeTrust.findUnique({ where: { runId_nodeId: { runId: run.id, nodeId } } });
-  const auditRate = trust?.auditRate ?? spec.verification.audit.rate;
   const fingerprints = windowFingerprints(pack);
   const seen = await seenBefore(
     ctx,
@@ -169,7 +203,7 @@ async function prepareGroups(
     const hashes = [...new Set(own.map((window) => window.sha256))];
     const duplicate = seen === "all" || hashes.some((hash) => seen.has(hash));
     const draws = secretDraws(epoch.key, { id, packHash: input.pack });
-    const audited = duplicate || draws.audit < auditRate;
+    const audited = duplicate || draws.audit < rate;
     groups.push({
       id,
       index,
@@ -177,7 +211,7 @@ async function prepareGroups(
       example,
       rollouts: packed.map((rollout) => scored(env, example, rollout)),
       epoch: epoch.number,
-      auditRate,
+      auditRate: rate,
       duplicate,
       fingerprints: hashes,
       blind: audited
@@ -228,6 +262,7 @@ async function storeGroups(
   tx: Tx,
   { task, attempt, nodeId }: SignedSubmission,
   input: SubmissionInput,
+  spec: RunSpec,
   groups: readonly PreparedGroup[],
 ): Promise<void> {
   const owner = { organizationId: task.organizationId, runId: task.runId };
@@ -331,5 +366,17 @@ async function storeGroups(
         },
       }),
     ),
+  );
+  const trusted = rows.filter((group) => group.verifyTaskId === null).map((group) => group.id);
+  if (trusted.length === 0) return;
+  const stored = await tx.group.findMany({ where: { id: { in: trusted } }, orderBy: { index: "asc" } });
+  await acceptGroups(
+    tx,
+    stored.map((group) => ({
+      group,
+      spec,
+      rollouts: rollouts.filter((rollout) => rollout.groupId === group.id),
+    })),
+    "TRUSTED",
   );
 }

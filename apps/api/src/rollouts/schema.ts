@@ -5,7 +5,9 @@ import { builder } from "../builder.ts";
 import type { Actor } from "../context.ts";
 import { ComputeNode } from "../nodes/schema.ts";
 import { Run } from "../runs/schema.ts";
+import { nodeOf } from "../tasks/lease.ts";
 import { SubmissionResult, SubmitPackInput, submissionInput, submissionResult } from "../tasks/schema.ts";
+import { inTurn } from "../tasks/turns.ts";
 import { submitRollouts } from "./intake.ts";
 import { type TokenView, tokenView } from "./token-view.ts";
 
@@ -87,6 +89,8 @@ export const Rollout = builder.prismaNode("Rollout", {
     advantage: t.exposeFloat("advantage", { nullable: true }),
     group: t.relation("group"),
     tokenView: t.field({
+      // A whole pack is read and decoded.
+      extensions: { cost: 500 },
       type: [TokenViewRef],
       nullable: true,
       description: "The completion token by token; null when retention deleted the pack.",
@@ -147,6 +151,6 @@ builder.mutationField("submitRollouts", (t) =>
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
     resolve: async (_root, { input }, ctx) =>
-      submissionResult(ctx, await submitRollouts(ctx, submissionInput(input))),
+      submissionResult(ctx, await inTurn(nodeOf(ctx), () => submitRollouts(ctx, submissionInput(input)))),
   }),
 );

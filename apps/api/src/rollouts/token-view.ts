@@ -1,4 +1,4 @@
-import { decodeMeasurementPack, decodeRolloutPack, environment } from "@muster/protocol";
+import { decodeMeasurementPack, decodeRolloutPack, environment, type RolloutPack } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { specOf } from "../runs/spec.ts";
@@ -26,9 +26,9 @@ export async function tokenView(
       verifications: { orderBy: { createdAt: "desc" }, take: 1, select: { measurementHash: true } },
     },
   });
-  const packed = await readIfKept(ctx, group.packHash);
-  if (packed === null) return null;
-  const rollout = decodeRolloutPack(packed).rollouts.find((candidate) => candidate.index === input.index);
+  const pack = await packOf(ctx, group.packHash);
+  if (pack === null) return null;
+  const rollout = pack.rollouts.find((candidate) => candidate.index === input.index);
   if (rollout === undefined) return null;
   const spec = await specOf(ctx.prisma, group.runId, group.task.revision);
   const measurementHash = group.verifications[0]?.measurementHash;
@@ -46,6 +46,19 @@ export async function tokenView(
     measuredLogProbability: finiteOrNull(measured?.logprobs[position]),
     margin: finiteOrNull(measured?.margins[position]),
   }));
+}
+
+/** Packs that a request has read: its rollouts are often of the same one. */
+const opened = new WeakMap<Ctx, Map<string, Promise<RolloutPack | null>>>();
+
+function packOf(ctx: Ctx, sha256: string): Promise<RolloutPack | null> {
+  const packs = opened.get(ctx) ?? new Map<string, Promise<RolloutPack | null>>();
+  opened.set(ctx, packs);
+  const pack =
+    packs.get(sha256) ??
+    readIfKept(ctx, sha256).then((bytes) => (bytes === null ? null : decodeRolloutPack(bytes)));
+  packs.set(sha256, pack);
+  return pack;
 }
 
 async function readIfKept(ctx: Ctx, sha256: string): Promise<Uint8Array | null> {

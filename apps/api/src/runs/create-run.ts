@@ -25,6 +25,12 @@ export type CreateRunOutcome =
   | { readonly kind: "created"; readonly runId: string }
   | { readonly kind: "invalid"; readonly message: string; readonly issues: readonly RunSpecIssue[] };
 
+// What one run may ask of the coordinator that all of them share.
+const mostTaskTokens = 2 ** 22;
+const mostExamples = 10_000;
+/** Micro-credits of one funding: sums of many stay far below what 64 bits hold. */
+const mostCredits = 10n ** 15n;
+
 /** Days after which a run ends when its spec names no deadline: nothing waits for ever. */
 const longestRunDays = 30;
 
@@ -38,17 +44,14 @@ export function checkRunSpec(input: unknown): SpecCheck {
   if (!parsed.ok) return { valid: false, issues: parsed.issues };
   const { spec } = parsed;
   const issues: RunSpecIssue[] = [];
-  // A batch takes its old log-probabilities from measurements, so every group has to have one.
-  if (spec.verification.audit.rate < 1)
+  const { groupSize, groupsPerTask, maxOutputTokens } = spec.generation;
+  if (groupSize * groupsPerTask * maxOutputTokens > mostTaskTokens)
     issues.push({
-      path: "verification.audit.rate",
-      message: "This version measures every group; leave it at 1.",
+      path: "generation",
+      message: `groupSize · groupsPerTask · maxOutputTokens may be ${mostTaskTokens} at most: a task's pack is judged in one go, while the others wait.`,
     });
-  if (spec.verification.form === "bf16")
-    issues.push({
-      path: "verification.form",
-      message: "The policies of this version compute in float32; leave it at f32.",
-    });
+  if (spec.evaluation.examples > mostExamples)
+    issues.push({ path: "evaluation.examples", message: `At most ${mostExamples} here.` });
   if (spec.limits.deadline !== undefined && new Date(spec.limits.deadline) <= new Date())
     issues.push({ path: "limits.deadline", message: "It has passed." });
   return issues.length > 0 ? { valid: false, issues } : { valid: true, spec, hash: specHash(spec) };
@@ -63,6 +66,7 @@ export async function createRun(
   assertAllowed(ctx.actor, "run:create", organizationId);
   // Credits are money: whoever may create a run but not fund one creates it with an empty budget.
   if (credits > 0n) assertAllowed(ctx.actor, "run:fund", organizationId);
+  assertFundable(credits);
   const checked = checkRunSpec(input.spec);
   if (!checked.valid) return invalid(checked.issues);
   const base = await findBase(ctx, organizationId, checked.spec);
@@ -91,57 +95,66 @@ export async function reviseRun(
   ctx: Ctx,
   input: { runId: string; spec: unknown },
 ): Promise<CreateRunOutcome> {
-  const { organizationId } = await runFor(ctx, input.runId, "run:control");
-  const outcome = await ctx.prisma.$transaction(async (tx): Promise<CreateRunOutcome> => {
-    const run = await lockRun(tx, input.runId);
-    if (run === null) throw notFound("The run");
-    if (runTransitions[run.state].length === 0)
-      throw new CodedError(
-        "STATE_CONFLICT",
-        `The run is ${run.state}; its spec is history. Create a new run.`,
-      );
-    const before = await specOf(tx, run.id, run.revision);
-    const checked = checkRunSpec(withSeed(input.spec, before.seed));
-    if (!checked.valid) return invalid(checked.issues);
-    const { spec, hash } = checked;
-    const issues: RunSpecIssue[] = frozen.flatMap((field) =>
-      canonicalJson(spec[field]) === canonicalJson(before[field])
-        ? []
-        : [{ path: field, message: "It cannot change after the run was created." }],
-    );
-    if (spec.limits.steps < run.step)
-      issues.push({ path: "limits.steps", message: `The run has done ${run.step} steps already.` });
-    if (issues.length > 0) return invalid(issues);
-
-    const number = run.revision + 1;
-    await tx.runRevision.create({
-      data: {
-        id: newId("rev"),
-        organizationId,
-        runId: run.id,
-        number,
-        spec: asJson(spec),
-        hash,
-        createdById: personOf(ctx),
-      },
-    });
-    await tx.run.update({
-      where: { id: run.id },
-      data: { ...fromSpec(spec, run.createdAt), revision: number },
-    });
-    await appendEvents(tx, [
-      {
-        stream: runStream(run.id),
-        organizationId,
-        type: "run.revised",
-        subject: toTypeId("run", run.id),
-        data: { revision: number, hash, stepLimit: spec.limits.steps },
-      },
-    ]);
-    return { kind: "created", runId: run.id };
-  });
+  await runFor(ctx, input.runId, "run:control");
+  const outcome = await ctx.prisma.$transaction((tx) => putRevision(ctx, tx, input.runId, () => input.spec));
   if (outcome.kind === "created") nudgeRun(ctx, input.runId);
   return outcome;
+}
+
+/**
+ * The revision itself, in a transaction of the caller's, who has checked the rights and nudges the run afterwards.
+ * @param change from the spec in force to the new one.
+ */
+export async function putRevision(
+  ctx: Ctx,
+  tx: Tx,
+  runId: string,
+  change: (before: RunSpec) => unknown,
+): Promise<CreateRunOutcome> {
+  const run = await lockRun(tx, runId);
+  if (run === null) throw notFound("The run");
+  if (runTransitions[run.state].length === 0)
+    throw new CodedError("STATE_CONFLICT", `The run is ${run.state}; its spec is history. Create a new run.`);
+  const { organizationId } = run;
+  const before = await specOf(tx, run.id, run.revision);
+  const checked = checkRunSpec(withSeed(change(before), before.seed));
+  if (!checked.valid) return invalid(checked.issues);
+  const { spec, hash } = checked;
+  const issues: RunSpecIssue[] = Object.entries(frozen).flatMap(([path, part]) =>
+    canonicalJson(part(spec)) === canonicalJson(part(before))
+      ? []
+      : [{ path, message: "It cannot change after the run was created." }],
+  );
+  if (spec.limits.steps < run.step)
+    issues.push({ path: "limits.steps", message: `The run has done ${run.step} steps already.` });
+  if (issues.length > 0) return invalid(issues);
+
+  const number = run.revision + 1;
+  await tx.runRevision.create({
+    data: {
+      id: newId("rev"),
+      organizationId,
+      runId: run.id,
+      number,
+      spec: asJson(spec),
+      hash,
+      createdById: personOf(ctx),
+    },
+  });
+  await tx.run.update({
+    where: { id: run.id },
+    data: { ...fromSpec(spec, run.createdAt), revision: number },
+  });
+  await appendEvents(tx, [
+    {
+      stream: runStream(run.id),
+      organizationId,
+      type: "run.revised",
+      subject: toTypeId("run", run.id),
+      data: { revision: number, hash, stepLimit: spec.limits.steps },
+    },
+  ]);
+  return { kind: "created", runId: run.id };
 }
 
 /** Adds credits to a run's budget. A run that paused for want of them goes on with `resumeRun`. */
@@ -151,6 +164,7 @@ export async function fundRun(
 ): Promise<void> {
   const run = await runFor(ctx, input.runId, "run:fund");
   if (input.credits <= 0n) throw new CodedError("INPUT_INVALID", "`credits` must be above 0.");
+  assertFundable(input.credits);
   await ctx.prisma.$transaction((tx) =>
     once(
       tx,
@@ -183,14 +197,24 @@ export async function fundRun(
   nudgeRun(ctx, run.id);
 }
 
-/** What training, proofs and past rewards rest on. */
-const frozen = [
-  "protocol",
-  "environment",
-  "seed",
-  "model",
-  "base",
-] as const satisfies readonly (keyof RunSpec)[];
+function assertFundable(credits: bigint): void {
+  if (credits > mostCredits)
+    throw new CodedError(
+      "INPUT_INVALID",
+      `\`credits\` may be ${mostCredits} at most; fund several times for more.`,
+    );
+}
+
+/** What training, proofs and past rewards rest on; groups of one batch have to be of one size, drawn in one way. */
+const frozen = {
+  protocol: (spec) => spec.protocol,
+  environment: (spec) => spec.environment,
+  seed: (spec) => spec.seed,
+  model: (spec) => spec.model,
+  base: (spec) => spec.base,
+  "generation.groupSize": (spec) => spec.generation.groupSize,
+  "generation.sampling": (spec) => spec.generation.sampling,
+} satisfies Record<string, (spec: RunSpec) => unknown>;
 
 async function insertRun(
   ctx: Ctx,
@@ -300,7 +324,8 @@ function withSeed(input: unknown, seed: string): unknown {
   return typeof input === "object" && input !== null && !Array.isArray(input) ? { seed, ...input } : input;
 }
 
-function personOf(ctx: Ctx): string | null {
+/** Who of flesh and blood asks. */
+export function personOf(ctx: Ctx): string | null {
   return ctx.actor.kind === "person" ? ctx.actor.userId : null;
 }
 

@@ -2,15 +2,18 @@ import type { Batch } from "@muster/db";
 import { environment, exampleSeed, newId, type RunSpec, toTypeId } from "@muster/protocol";
 import type { Tx } from "../context.ts";
 import { budgetAvailable } from "../ledger/ledger.ts";
+import { refundable } from "../ledger/stakes.ts";
 import { cancelTasks, openTasks } from "../tasks/lease.ts";
+import { wantedVersions } from "../training/evaluation-plan.ts";
 import type { StartedRun } from "./lifecycle.ts";
+import { specOf } from "./spec.ts";
 
 export type Demand = {
   /** GENERATE tasks that are missing. */
   readonly tasks: number;
   /** How many of them the budget covers at their longest, beside all that is in flight. */
   readonly affordable: number;
-  /** Groups on their way to the batches at hand. */
+  /** Groups on their way, to the batches at hand or only to a verdict: what is reserved for them at their longest may come back. */
   readonly inFlight: number;
   /** OPEN tasks given up because their version is too old. */
   readonly cancelled: number;
@@ -21,7 +24,8 @@ const tasksPerPass = 64;
 
 /**
  * How many GENERATE tasks are missing: the groups that the FILLING batch still needs and those of at most `asyncLevel − 1` further
- * batches, minus what is on its way, in whole tasks.
+ * batches, minus what is on its way, in whole tasks. None while more is waiting to be measured than validators keep up with: an audit is
+ * never skipped, so generation waits for them.
  */
 export async function demandOf(tx: Tx, run: StartedRun, spec: RunSpec, batch: Batch): Promise<Demand> {
   const { generation, prices } = spec;
@@ -32,23 +36,36 @@ export async function demandOf(tx: Tx, run: StartedRun, spec: RunSpec, batch: Ba
     { runId: run.id, kind: "GENERATE", state: "OPEN", policyVersion: { lt: oldest } },
     `Version ${run.currentVersion} is out; groups of versions before ${oldest} would be stale.`,
   );
-  const inFlight = await groupsInFlight(tx, run.id, oldest);
+  const work = await workInFlight(tx, run.id, oldest, patientLeases * spec.leaseSeconds);
   const further = Math.max(0, Math.min(spec.batch.asyncLevel - 1, run.stepLimit - batch.step));
   const share = await signalShare(tx, run.id);
   const missing =
     groupsFor(spec, share, batch.signalGroups, batch.settledGroups) +
     further * groupsFor(spec, share, 0, 0) -
-    inFlight;
-  const tasks = Math.min(Math.max(0, Math.ceil(missing / generation.groupsPerTask)), tasksPerPass);
+    work.recent;
+  const wanted = Math.min(Math.max(0, Math.ceil(missing / generation.groupsPerTask)), tasksPerPass);
+  const tasks = wanted > 0 && (await verifyBacklog(tx, run.id)) > backlogLimit(spec) ? 0 : wanted;
 
-  // At their longest: every rollout as long as it may be, accepted and measured.
   const tokens = generation.groupSize * generation.maxOutputTokens;
-  const perGroup = tokens * (prices.generatedToken + prices.measuredToken);
   const step = spec.batch.signalGroups * tokens * prices.trainedToken;
-  const free = Number(await budgetAvailable(tx, run.id)) - inFlight * perGroup - step;
-  const perTask = perGroup * generation.groupsPerTask;
+  const reserved =
+    (await costOf(tx, run.id, work)) +
+    step +
+    (await evaluationsDue(tx, run, spec, batch)) * evaluationPrice(spec);
+  const free = Number((await budgetAvailable(tx, run.id)) - (await refundable(tx, run.id))) - reserved;
+  const perTask = tokens * (prices.generatedToken + prices.measuredToken) * generation.groupsPerTask;
   const affordable = perTask === 0 ? tasks : Math.max(0, Math.floor(free / perTask));
-  return { tasks, affordable, inFlight, cancelled };
+  return { tasks, affordable, inFlight: work.all, cancelled };
+}
+
+/** VERIFY tasks of a run that wait to be measured, above which no further GENERATE task is opened. */
+export function backlogLimit({ batch, generation }: RunSpec): number {
+  return Math.max(2 * batch.settledGroups, 4 * generation.groupsPerTask);
+}
+
+/** VERIFY tasks of a run that are OPEN or LEASED. */
+export function verifyBacklog(tx: Tx, runId: string): Promise<number> {
+  return tx.task.count({ where: { runId, kind: "VERIFY", state: { in: ["OPEN", "LEASED"] } } });
 }
 
 /** Opens GENERATE tasks at the newest version. @returns how many */
@@ -108,18 +125,87 @@ async function signalShare(tx: Tx, runId: string): Promise<number> {
   return (signal + 1) / (settled + 1);
 }
 
-async function groupsInFlight(tx: Tx, runId: string, oldest: number): Promise<number> {
-  const [row] = await tx.$queryRaw<{ promised: number; undecided: number; waiting: number }[]>`
-    SELECT
-      (SELECT COALESCE(sum(jsonb_array_length(t.payload->'prompts')), 0)::int FROM "Task" t
-        WHERE t."runId" = ${runId}::uuid AND t.kind = 'GENERATE' AND t.state IN ('OPEN', 'LEASED', 'SUBMITTED')
-          AND t."policyVersion" >= ${oldest}
-          -- Its groups appear in the transaction that submits it.
-          AND NOT EXISTS (SELECT 1 FROM "Group" g WHERE g."taskId" = t.id)) AS promised,
-      (SELECT count(*)::int FROM "Group" g
-        WHERE g."runId" = ${runId}::uuid AND g.state IN ('SUBMITTED', 'VERIFYING') AND g."policyVersion" >= ${oldest}) AS undecided,
-      (SELECT count(*)::int FROM "Group" g
-        WHERE g."runId" = ${runId}::uuid AND g.state = 'ACCEPTED' AND g."policyVersion" >= ${oldest}
-          AND NOT EXISTS (SELECT 1 FROM "BatchGroup" b WHERE b."groupId" = g.id)) AS waiting`;
-  return (row?.promised ?? 0) + (row?.undecided ?? 0) + (row?.waiting ?? 0);
+type Work = {
+  /** Groups that may still enter the batch at hand or a later one. */
+  readonly recent: number;
+  readonly all: number;
+  /** What is not paid yet, by the revision of the spec that priced it: groups to be made, tokens to be accepted and tokens to be measured. */
+  readonly unpaid: readonly { revision: number; promised: number; generated: number; measured: number }[];
+};
+
+/** Lease lengths after which a task that is still worked on is not waited for: identities are free, and renewing is all a ghost does. */
+const patientLeases = 5;
+
+/** All that is under way, whatever its version: what is too old for a batch is measured and paid all the same. */
+async function workInFlight(tx: Tx, runId: string, oldest: number, patience: number): Promise<Work> {
+  type Row = {
+    revision: number;
+    recent: number;
+    n: number;
+    promised: number;
+    generated: number;
+    measured: number;
+  };
+  const rows = await tx.$queryRaw<Row[]>`
+    SELECT revision, sum(recent)::int AS recent, sum(n)::int AS n, sum(promised)::int AS promised,
+      sum(generated)::float8 AS generated, sum(measured)::float8 AS measured
+    FROM (
+      SELECT t.revision, CASE WHEN t."policyVersion" >= ${oldest} AND NOT EXISTS (SELECT 1 FROM "Attempt" a
+          WHERE a."taskId" = t.id AND a.state = 'LIVE' AND a."claimedAt" < now() - make_interval(secs => ${patience}))
+        THEN p.n ELSE 0 END AS recent, p.n, p.n AS promised, 0 AS generated, 0 AS measured
+      FROM "Task" t CROSS JOIN LATERAL (SELECT jsonb_array_length(t.payload->'prompts') AS n) p
+      WHERE t."runId" = ${runId}::uuid AND t.kind = 'GENERATE' AND t.state IN ('OPEN', 'LEASED', 'SUBMITTED')
+        -- Its groups appear in the transaction that submits it.
+        AND NOT EXISTS (SELECT 1 FROM "Group" g WHERE g."taskId" = t.id)
+      UNION ALL
+      SELECT t.revision, CASE WHEN g."policyVersion" >= ${oldest} THEN 1 ELSE 0 END, 1, 0, CASE WHEN g.retroactive THEN 0 ELSE g.tokens END, g.tokens
+      FROM "Group" g JOIN "Task" t ON t.id = g."taskId"
+      WHERE g."runId" = ${runId}::uuid AND g.state IN ('SUBMITTED', 'VERIFYING')
+      UNION ALL
+      -- Audited afterwards where they stand.
+      SELECT t.revision, 0, 1, 0, 0, g.tokens
+      FROM "Group" g JOIN "Task" t ON t.id = g."taskId"
+      WHERE g."runId" = ${runId}::uuid AND g.retroactive AND g.acceptance = 'TRUSTED' AND g.state IN ('ACCEPTED', 'SET_ASIDE', 'STALE')
+      UNION ALL
+      SELECT t.revision, 0, 0, 0, 0, g.tokens
+      FROM "Probe" p JOIN "Group" g ON g.id = p."groupId" JOIN "Task" t ON t.id = p."taskId"
+      WHERE p."runId" = ${runId}::uuid AND p.outcome IS NULL AND t.state IN ('OPEN', 'LEASED')
+    ) w GROUP BY revision`;
+  const [waiting] = await tx.$queryRaw<{ n: number }[]>`
+    SELECT count(*)::int AS n FROM "Group" g
+    WHERE g."runId" = ${runId}::uuid AND g.state = 'ACCEPTED' AND g."policyVersion" >= ${oldest}
+      -- As in fill.ts, so that it costs a look for each recent group and not a join with all.
+      AND (SELECT b."groupId" FROM "BatchGroup" b WHERE b."groupId" = g.id) IS NULL`;
+  const sum = (pick: (row: Row) => number) => rows.reduce((total, row) => total + pick(row), 0);
+  return {
+    recent: sum((row) => row.recent) + (waiting?.n ?? 0),
+    all: sum((row) => row.n),
+    unpaid: rows,
+  };
+}
+
+/** Micro-credits that work under way may cost yet. Groups to be made are taken at their longest: every rollout as long as it may be. */
+async function costOf(tx: Tx, runId: string, { unpaid }: Work): Promise<number> {
+  let cost = 0;
+  for (const { revision, promised, generated, measured } of unpaid) {
+    const { generation, prices } = await specOf(tx, runId, revision);
+    const longest = promised * generation.groupSize * generation.maxOutputTokens;
+    cost += (longest + generated) * prices.generatedToken + (longest + measured) * prices.measuredToken;
+  }
+  return cost;
+}
+
+/** Evaluations that are wanted up to the version this batch makes, and not paid yet. */
+async function evaluationsDue(tx: Tx, run: StartedRun, spec: RunSpec, batch: Batch): Promise<number> {
+  const wanted = wantedVersions(spec, batch.step, { final: batch.step >= run.stepLimit });
+  if (wanted.length === 0) return 0;
+  const done = await tx.evaluation.count({
+    where: { runId: run.id, suite: spec.evaluation.suite, version: { in: wanted } },
+  });
+  return wanted.length - done;
+}
+
+/** Of one evaluation at its longest. */
+function evaluationPrice({ evaluation, generation, prices }: RunSpec): number {
+  return evaluation.examples * generation.maxOutputTokens * prices.evaluatedToken;
 }

@@ -1,4 +1,4 @@
-import type { Batch } from "@muster/db";
+import type { Batch, Run } from "@muster/db";
 import { type RunSpec, toTypeId } from "@muster/protocol";
 import type { Tx } from "../context.ts";
 import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
@@ -25,7 +25,8 @@ export async function fillBatch(tx: Tx, run: StartedRun, spec: RunSpec, batch: B
   const isFull = () => signal >= signalGroups || settled >= settledGroups;
   if (isFull()) return { batch, full: true, changed: false };
 
-  const waiting = await acceptedGroups(tx, run.id, settledGroups - settled);
+  const oldest = batch.step - 1 - asyncLevel - latestVersions;
+  const waiting = await acceptedGroups(tx, run.id, oldest, settledGroups - settled);
   const placed: (Waiting & { position: number; lag: number })[] = [];
   const stale: (Waiting & { lag: number })[] = [];
   for (const group of waiting) {
@@ -77,13 +78,23 @@ export async function fillBatch(tx: Tx, run: StartedRun, spec: RunSpec, batch: B
   return { batch: filled, full: isFull(), changed: true };
 }
 
-/** Accepted groups that wait for a place, the first decided first. */
-async function acceptedGroups(tx: Tx, runId: string, limit: number): Promise<Waiting[]> {
+/**
+ * Versions beyond the allowed lag at which a late group is still looked for, to be told that it is STALE. One that was decided later
+ * stays ACCEPTED in no batch, and is paid like any other. Without the bound every pass would read all groups the run ever accepted.
+ */
+const latestVersions = 8;
+
+/** Accepted groups of version `oldest` or newer that wait for a place, the first decided first. */
+async function acceptedGroups(tx: Tx, runId: string, oldest: number, limit: number): Promise<Waiting[]> {
   return tx.$queryRaw<Waiting[]>`
     WITH waiting AS MATERIALIZED (
       SELECT g.id, g."policyVersion", g."meanReward", g."nodeId", g."decidedAt" FROM "Group" g
-      WHERE g."runId" = ${runId}::uuid AND g.state = 'ACCEPTED' AND g."advantagesReady"
-        AND NOT EXISTS (SELECT 1 FROM "BatchGroup" b WHERE b."groupId" = g.id)
+      WHERE g."runId" = ${runId}::uuid AND g.state = 'ACCEPTED' AND g."policyVersion" >= ${oldest} AND g."advantagesReady"
+        -- Not NOT EXISTS: that is planned as one join with every place the coordinator ever gave.
+        AND (SELECT b."groupId" FROM "BatchGroup" b WHERE b."groupId" = g.id) IS NULL
+        -- What rests on a trust that was lost, or on a measurement that is void, is measured first.
+        AND (g.acceptance IS DISTINCT FROM 'TRUSTED' OR (NOT g.retroactive
+          AND (SELECT t.state FROM "NodeTrust" t WHERE t."runId" = g."runId" AND t."nodeId" = g."nodeId") = 'TRUSTED'))
       ORDER BY g."decidedAt", g.id LIMIT ${limit}
     )
     SELECT w.id, w."policyVersion", w."meanReward", w."nodeId",
@@ -95,7 +106,37 @@ function staleReason(batch: Batch, lag: number, asyncLevel: number): string {
   return `Its policy would be ${lag} versions behind when batch ${batch.step} is sealed; at most ${asyncLevel} are allowed.`;
 }
 
-function decided(run: StartedRun, group: Waiting, state: "SET_ASIDE" | "STALE", reason: string): NewEvent {
+/**
+ * Takes back the FILLING batch of a run that ends: nobody will train it. Its groups are ACCEPTED in no batch, and stay paid. Under
+ * `lockRun`.
+ */
+export async function emptyBatch(tx: Tx, run: Run): Promise<void> {
+  const batch = await tx.batch.findFirst({ where: { runId: run.id, state: "FILLING" } });
+  if (batch === null) return;
+  const aside = await tx.group.findMany({
+    where: { state: "SET_ASIDE", batchGroup: { batchId: batch.id } },
+    select: { id: true, policyVersion: true, meanReward: true, nodeId: true },
+  });
+  // Its places go with it.
+  await tx.batch.delete({ where: { id: batch.id } });
+  if (aside.length === 0) return;
+  await tx.group.updateMany({
+    where: { id: { in: aside.map((group) => group.id) } },
+    data: { state: "ACCEPTED" },
+  });
+  const reason = `The run ended before batch ${batch.step} was sealed.`;
+  await appendEvents(
+    tx,
+    aside.map((group) => decided(run, group, "ACCEPTED", reason)),
+  );
+}
+
+function decided(
+  run: Run,
+  group: Omit<Waiting, "signal">,
+  state: "SET_ASIDE" | "STALE" | "ACCEPTED",
+  reason: string,
+): NewEvent {
   return {
     stream: runStream(run.id),
     organizationId: run.organizationId,

@@ -2,6 +2,8 @@ import type { RunSpec } from "@muster/protocol";
 import type { Tx } from "../context.ts";
 import { cancelTasks, failTask } from "../tasks/lease.ts";
 import { openEvaluations } from "../training/evaluation-plan.ts";
+import { awaitsVerdict } from "../verification/acceptance.ts";
+import { restsOnLostTrust } from "../verification/undecided.ts";
 import { endRun, noteReason, type StartedRun } from "./lifecycle.ts";
 
 /** Minutes that a finishing run waits for somebody to claim a last measurement or evaluation. */
@@ -29,7 +31,7 @@ export async function finishRun(
     where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },
   });
   const undecided = await tx.group.count({
-    where: { runId: run.id, state: { in: ["SUBMITTED", "VERIFYING"] } },
+    where: { runId: run.id, OR: [{ state: "SUBMITTED" }, awaitsVerdict, restsOnLostTrust(run.id)] },
   });
   const changed = run.stateReason !== reason || cancelled > 0 || opened > 0 || givenUp > 0;
   if (open > 0 || undecided > 0) return { changed, opened: opened > 0 };

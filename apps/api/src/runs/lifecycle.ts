@@ -1,11 +1,14 @@
 import type { Run, RunState } from "@muster/db";
 import { toTypeId } from "@muster/protocol";
 import { allows, assertAllowed } from "../auth/permissions.ts";
+import { dropUploadNotes } from "../blobs/upload.ts";
 import type { Ctx, Tx } from "../context.ts";
 import { CodedError, notFound } from "../errors.ts";
 import { appendEvents, runStream } from "../events/append.ts";
 import { cancelTasks } from "../tasks/lease.ts";
+import { giveUpUndecided } from "../verification/undecided.ts";
 import { openBase } from "./base.ts";
+import { emptyBatch } from "./fill.ts";
 import { specOf } from "./spec.ts";
 
 /** Which state may follow which. COMPLETED, CANCELLED and FAILED are ends. */
@@ -45,6 +48,8 @@ export async function cancelRun(ctx: Ctx, input: { runId: string; reason?: strin
   await control(ctx, input.runId, (tx, run) => endRun(tx, run, "CANCELLED", input.reason ?? "ORGANIZER"));
 }
 
+const mostRunning = 64;
+
 /** DRAFT or PAUSED → RUNNING. The first start opens the BASE task. */
 export async function startRun(tx: Tx, run: Run): Promise<void> {
   if (run.deadlineAt !== null && run.deadlineAt <= new Date())
@@ -52,13 +57,24 @@ export async function startRun(tx: Tx, run: Run): Promise<void> {
       "STATE_CONFLICT",
       "The run's deadline has passed. Create a new run, or revise its deadline.",
     );
+  // One loop plans all runs, and each costs it some time.
+  if (
+    (await tx.run.count({ where: { organizationId: run.organizationId, state: "RUNNING" } })) >= mostRunning
+  )
+    throw new CodedError(
+      "STATE_CONFLICT",
+      `The organization has ${mostRunning} runs RUNNING. Pause or end one of them first.`,
+    );
   await moveRun(tx, run, "RUNNING", null);
   if (run.startedAt !== null) return;
   await tx.run.update({ where: { id: run.id }, data: { startedAt: new Date() } });
   await openBase(tx, run, await specOf(tx, run.id, run.revision));
 }
 
-/** Ends a run: cancels what is unfinished and declares INVALID what nobody has judged. Under `lockRun`. */
+/**
+ * Ends a run: cancels what is unfinished, declares INVALID what nobody has judged and gives up the batch that was being filled.
+ * Under `lockRun`.
+ */
 export async function endRun(
   tx: Tx,
   run: Run,
@@ -66,26 +82,11 @@ export async function endRun(
   reason: string,
 ): Promise<void> {
   await moveRun(tx, run, state, reason);
-  await cancelTasks(tx, { runId: run.id }, `The run is ${state}: ${reason}.`);
-  const undecided = await tx.group.updateManyAndReturn({
-    where: { runId: run.id, state: { in: ["SUBMITTED", "VERIFYING"] } },
-    data: {
-      state: "INVALID",
-      reason: "The run ended before anybody had measured it.",
-      decidedAt: new Date(),
-    },
-    select: { id: true },
-  });
-  await appendEvents(
-    tx,
-    undecided.map((group) => ({
-      stream: runStream(run.id),
-      organizationId: run.organizationId,
-      type: "group.decided" as const,
-      subject: toTypeId("group", group.id),
-      data: { state: "INVALID", reason: "The run ended before anybody had measured it." },
-    })),
-  );
+  // Again until there are none: a submission that held its task's row while we waited for it may have opened others.
+  while ((await cancelTasks(tx, { runId: run.id }, `The run is ${state}: ${reason}.`)) > 0);
+  await giveUpUndecided(tx, run.id);
+  await emptyBatch(tx, run);
+  await dropUploadNotes(tx, run.id);
 }
 
 /** Says what a run is doing without changing its state: it is finishing for this reason. Under `lockRun`. */

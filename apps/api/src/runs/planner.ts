@@ -1,4 +1,4 @@
-import type { Batch } from "@muster/db";
+import { type Batch, GroupState } from "@muster/db";
 import { newId, type RunSpec, toTypeId } from "@muster/protocol";
 import type { Ctx, Tx } from "../context.ts";
 import { appendEvents, runStream } from "../events/append.ts";
@@ -51,18 +51,13 @@ export const plannerLoop: Loop = {
 export async function advanceRun(ctx: Ctx, runId: string): Promise<void> {
   // A sealed batch frees the next one to be planned at once. Two turns do; the bound only guards against a mistake here.
   for (let turn = 0; turn < 4; turn++) {
-    const plan = await ctx.prisma.$transaction((tx) => planTurn(tx, runId), {
-      timeout: 30_000,
-      maxWait: 10_000,
-    });
+    const plan = await ctx.prisma.$transaction((tx) => planTurn(tx, runId));
     publish(ctx, runId, plan);
     if (plan.seal === null) return;
     // Packs are read and written outside of the transaction; what it decided is checked again when the batch is sealed.
     const written = await writeBatchPack(ctx, plan.seal);
-    const sealed = await ctx.prisma.$transaction((tx) => sealBatch(tx, written), {
-      timeout: 30_000,
-      maxWait: 10_000,
-    });
+    if (written === null) return;
+    const sealed = await ctx.prisma.$transaction((tx) => sealBatch(tx, written));
     if (!sealed) return;
     ctx.bus.publish("events");
     ctx.bus.publish("offers:TRAIN");
@@ -118,7 +113,7 @@ async function planRunning(tx: Tx, run: StartedRun, spec: RunSpec): Promise<Plan
   const ending = await endReason(tx, run, spec, full ? filled.batch : null);
   if (ending !== null) {
     const finishing = await finishRun(tx, run, spec, ending);
-    if (filled?.changed) await progress(tx, run, filled.batch);
+    if (filled?.changed) await progress(tx, run, spec, filled.batch);
     return {
       ...changed,
       changed: finishing.changed || retired || (filled?.changed ?? false),
@@ -132,7 +127,7 @@ async function planRunning(tx: Tx, run: StartedRun, spec: RunSpec): Promise<Plan
   const demand = await demandOf(tx, run, spec, filled.batch);
   const opened = full ? 0 : await openOrPause(tx, run, spec, demand);
   const moved = filled.changed || opened !== 0 || evaluations > 0 || demand.cancelled > 0;
-  if (moved) await progress(tx, run, filled.batch);
+  if (moved) await progress(tx, run, spec, filled.batch);
   return {
     seal: full ? filled.batch.id : null,
     changed: moved || retired,
@@ -186,9 +181,18 @@ async function openOrPause(tx: Tx, run: StartedRun, spec: RunSpec, demand: Deman
   return -1;
 }
 
-/** Where the run stands, in absolute numbers. */
-async function progress(tx: Tx, run: StartedRun, batch: Batch): Promise<void> {
-  const groups = await tx.group.groupBy({ by: ["state"], where: { runId: run.id }, _count: true });
+/** Where the run stands, in absolute numbers; the groups are those of the versions at hand, for a count of all would grow with the run. */
+async function progress(tx: Tx, run: StartedRun, spec: RunSpec, batch: Batch): Promise<void> {
+  const groups = await tx.group.groupBy({
+    by: ["state"],
+    // Naming the states makes it one short range of the index for each.
+    where: {
+      runId: run.id,
+      state: { in: Object.values(GroupState) },
+      policyVersion: { gte: batch.step - 1 - spec.batch.asyncLevel },
+    },
+    _count: true,
+  });
   const tasks = await tx.task.groupBy({
     by: ["kind", "state"],
     where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },

@@ -10,6 +10,7 @@ import {
 import { z } from "zod";
 import { builder } from "../builder.ts";
 import type { Ctx } from "../context.ts";
+import { CodedError } from "../errors.ts";
 import { RoleGrantType, RunNode } from "../nodes/schema.ts";
 import { Organization } from "../organizations/schema.ts";
 import { asOf } from "./as-of.ts";
@@ -55,7 +56,7 @@ const RunStatsType = builder.objectRef<RunStats>("RunStats").implement({
     groups: t.field({ type: GroupCounts, resolve: (stats) => stats.groups }),
     attempts: t.field({ type: AttemptCounts, resolve: (stats) => stats.attempts }),
     workersActive: t.exposeInt("workersActive", {
-      description: "Nodes that joined and were seen within 30 seconds.",
+      description: "Nodes that may generate and were seen within 30 seconds; none once the run has ended.",
     }),
     tokensGenerated: t.expose("tokensGenerated", { type: "BigInt" }),
     tokensMeasured: t.expose("tokensMeasured", { type: "BigInt" }),
@@ -154,7 +155,11 @@ export const Run = builder.prismaNode("Run", {
 });
 
 builder.prismaObjectFields(Organization, (t) => ({
-  runs: t.relatedConnection("runs", { cursor: "id", query: { orderBy: { id: "desc" } } }),
+  runs: t.relatedConnection("runs", {
+    cursor: "id",
+    authScopes: { can: "run:read" },
+    query: { orderBy: { id: "desc" } },
+  }),
 }));
 
 const SpecIssue = builder.objectRef<RunSpecIssue>("SpecIssue").implement({
@@ -178,6 +183,9 @@ const RunSpecCheck = builder.objectRef<ReturnType<typeof checkRunSpec>>("RunSpec
     issues: t.field({ type: [SpecIssue], resolve: (check) => (check.valid ? [] : [...check.issues]) }),
   }),
 });
+
+/** Anybody may ask for it, and making it takes ten milliseconds. */
+let specSchema: unknown;
 
 builder.queryFields((t) => ({
   environments: t.field({
@@ -238,14 +246,21 @@ builder.queryFields((t) => ({
     type: "JSON",
     description: "The JSON Schema of a run spec's input, with defaults and descriptions.",
     authScopes: { public: true },
-    resolve: () => z.toJSONSchema(runSpecSchema, { io: "input", unrepresentable: "any" }),
+    resolve: () => (specSchema ??= z.toJSONSchema(runSpecSchema, { io: "input", unrepresentable: "any" })),
   }),
   demoRunSpec: t.field({
     type: "JSON",
     description: "The demo's spec.",
     authScopes: { public: true },
     args: { steps: t.arg.int({ required: false }) },
-    resolve: (_root, { steps }) => demoRunSpec(steps == null ? {} : { steps }),
+    resolve: (_root, { steps }) => {
+      try {
+        return demoRunSpec(steps == null ? {} : { steps });
+      } catch (error) {
+        if (error instanceof RangeError) throw new CodedError("INPUT_INVALID", error.message);
+        throw error;
+      }
+    },
   }),
 }));
 
@@ -268,7 +283,7 @@ const SpecInvalid = builder.objectRef<Invalid>("SpecInvalid").implement({
     issues: t.field({ type: [SpecIssue], resolve: ({ issues }) => [...issues] }),
   }),
 });
-const CreateRunResult = builder.unionType("CreateRunResult", {
+export const CreateRunResult = builder.unionType("CreateRunResult", {
   types: [RunCreated, SpecInvalid],
   resolveType: ({ kind }) => ({ created: RunCreated, invalid: SpecInvalid })[kind],
 });

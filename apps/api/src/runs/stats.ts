@@ -8,7 +8,7 @@ export type RunStats = {
     number
   >;
   readonly attempts: Record<"live" | "submitted" | "released" | "expired" | "cancelled", number>;
-  /** Nodes that joined and were seen within 30 seconds. */
+  /** Nodes that may generate and were seen within 30 seconds; none in a run that has ended. */
   readonly workersActive: number;
   readonly tokensGenerated: bigint;
   readonly tokensMeasured: bigint;
@@ -16,7 +16,7 @@ export type RunStats = {
   readonly verificationShare: number | null;
   /** Mean reward of the newest trained batch. */
   readonly reward: number | null;
-  /** Seconds to the last step at the pace of the last ten; null before there are two, and for a run that has ended. */
+  /** Seconds to the last step at the median pace of the last ten; null before there are two, and for a run that has ended. */
   readonly etaSeconds: number | null;
 };
 
@@ -51,15 +51,19 @@ export async function runStats(
         (SELECT json_object_agg(state, n) FROM (SELECT state, count(*)::int AS n FROM "Group" WHERE "runId" = $1 GROUP BY state) g) AS groups,
         (SELECT json_object_agg(state, n) FROM (SELECT state, count(*)::int AS n FROM "Attempt" WHERE "runId" = $1 GROUP BY state) a) AS attempts,
         (SELECT count(*)::int FROM "NodeTrust" t JOIN "Node" n ON n.id = t."nodeId"
-          WHERE t."runId" = $1 AND n."lastSeenAt" > now() - interval '30 seconds') AS "workersActive",
+          WHERE t."runId" = $1 AND n."lastSeenAt" > now() - interval '30 seconds' AND t.state IN ('PROBATION', 'TRUSTED')
+            AND (t.accepted + t.rejected + t.invalid > 0 OR NOT EXISTS (SELECT 1 FROM "RoleGrant" g
+              WHERE g."runId" = $1 AND g."nodeId" = t."nodeId" AND g."revokedAt" IS NULL))) AS "workersActive",
         (SELECT COALESCE(sum(tokens), 0)::text FROM "Group" WHERE "runId" = $1) AS "tokensGenerated",
         (SELECT COALESCE(sum(tokens), 0)::text FROM "Verification" WHERE "runId" = $1) AS "tokensMeasured",
         (SELECT sum(a."cpuSeconds") FROM "Attempt" a JOIN "Task" t ON t.id = a."taskId"
           WHERE a."runId" = $1 AND t.kind = 'GENERATE' AND a.state = 'SUBMITTED') AS generating,
         (SELECT sum(cost) FROM "Verification" WHERE "runId" = $1) AS measuring,
         (SELECT "meanReward" FROM "TrainStep" WHERE "runId" = $1 AND "meanReward" IS NOT NULL ORDER BY step DESC LIMIT 1) AS reward,
-        (SELECT EXTRACT(EPOCH FROM max("createdAt") - min("createdAt"))::float8 / NULLIF(count(*) - 1, 0)
-          FROM (SELECT "createdAt" FROM "TrainStep" WHERE "runId" = $1 AND step > 0 ORDER BY step DESC LIMIT 11) s) AS "secondsPerStep"`,
+        -- the median: a night during which nothing ran is one long step among ten, and says nothing about the next
+        (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gap) FROM (
+          SELECT EXTRACT(EPOCH FROM "createdAt" - lag("createdAt") OVER (ORDER BY step))::float8 AS gap
+          FROM (SELECT step, "createdAt" FROM "TrainStep" WHERE "runId" = $1 AND step > 0 ORDER BY step DESC LIMIT 11) s) g) AS "secondsPerStep"`,
     values: [run.id],
   });
   const row = rows[0];
@@ -91,7 +95,7 @@ export async function runStats(
       expired: of(attempts, "EXPIRED"),
       cancelled: of(attempts, "CANCELLED"),
     },
-    workersActive: row.workersActive,
+    workersActive: run.endedAt === null ? row.workersActive : 0,
     tokensGenerated: BigInt(row.tokensGenerated),
     tokensMeasured: BigInt(row.tokensMeasured),
     verificationShare: row.generating && row.measuring !== null ? row.measuring / row.generating : null,

@@ -1,9 +1,10 @@
 import type { TaskKind } from "@muster/db";
 import { toTypeId } from "@muster/protocol";
-import type { Ctx } from "../context.ts";
+import type { Ctx, Tx } from "../context.ts";
 import { appendEvents } from "../events/append.ts";
 import type { Loop } from "../loops.ts";
 import { onVerifyFailed } from "../verification/inconclusive.ts";
+import { type Drop, noteDrops } from "./drops.ts";
 import { reopenTask, taskEvent } from "./lease.ts";
 
 /** Ends leases whose deadline has passed. It waits after a start: nodes that outlived the coordinator get time to renew. */
@@ -28,17 +29,23 @@ const sweep = 64;
  * @returns how many expired.
  */
 export async function expireLeases(ctx: Ctx): Promise<number> {
-  const expired = await ctx.prisma.$transaction(async (tx) => {
+  const drops: Drop[] = [];
+  const sweeping = async (tx: Tx) => {
     const due = await tx.$queryRaw<{ id: string }[]>`
       SELECT id FROM "Task" WHERE state = 'LEASED' AND "leaseUntil" < now()
       ORDER BY "leaseUntil" LIMIT ${sweep} FOR UPDATE SKIP LOCKED`;
     if (due.length === 0) return [];
     const ids = due.map((row) => row.id);
     const tasks = await tx.task.findMany({ where: { id: { in: ids } } });
-    await tx.attempt.updateMany({
+    const attempts = await tx.attempt.updateManyAndReturn({
       where: { taskId: { in: ids }, state: "LIVE" },
       data: { state: "EXPIRED", endedAt: new Date(), reason: "The lease was not renewed." },
+      select: { taskId: true, nodeId: true, claimedAt: true },
     });
+    for (const { taskId, ...attempt } of attempts) {
+      const task = tasks.find(({ id }) => id === taskId);
+      if (task !== undefined) drops.push({ kind: task.kind, ...attempt });
+    }
     await appendEvents(
       tx,
       tasks.map((task) =>
@@ -49,9 +56,12 @@ export async function expireLeases(ctx: Ctx): Promise<number> {
         ),
       ),
     );
-    for (const task of tasks) await reopenTask(tx, task, "the lease expired");
+    for (const task of tasks) await reopenTask(tx, task, "the lease expired", { failed: true });
     return tasks;
-  });
+  };
+  // Some statements for each of them: a loaded database takes longer than the library's five seconds.
+  const expired = await ctx.prisma.$transaction(sweeping, { timeout: 30_000 });
+  await noteDrops(ctx, drops);
   nudge(ctx, expired);
   return expired.length;
 }
@@ -65,7 +75,7 @@ async function settleSubmitted(ctx: Ctx): Promise<void> {
     const due = await tx.$queryRaw<{ id: string; runId: string; kind: TaskKind }[]>`
       SELECT id, "runId", kind FROM "Task" WHERE state = 'SUBMITTED' AND "updatedAt" < now() - interval '2 minutes'
       ORDER BY id LIMIT ${sweep} FOR UPDATE SKIP LOCKED`;
-    for (const task of due) await reopenTask(tx, task, "the submission was never judged");
+    for (const task of due) await reopenTask(tx, task, "the submission was never judged", { failed: true });
     return due;
   });
   nudge(ctx, stuck);
@@ -75,7 +85,7 @@ async function settleSubmitted(ctx: Ctx): Promise<void> {
 async function giveUpUnmeasured(ctx: Ctx): Promise<void> {
   const failed = await ctx.prisma.$queryRaw<{ id: string; runId: string; kind: TaskKind }[]>`
     SELECT t.id, t."runId", t.kind FROM "Run" r
-    JOIN "Group" g ON g."runId" = r.id AND g.state = 'VERIFYING'
+    JOIN "Group" g ON g."runId" = r.id AND (g.state = 'VERIFYING' OR (g.retroactive AND g.acceptance = 'TRUSTED'))
     JOIN "Task" t ON t.id = g."verifyTaskId" AND t.state IN ('FAILED', 'CANCELLED')
     WHERE r.state IN ('RUNNING', 'PAUSED') LIMIT ${sweep}`;
   for (const { id } of failed) {

@@ -3,6 +3,8 @@ import { newId, type TaskPayload, toTypeId } from "@muster/protocol";
 import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { appendEvents, type EventType, type NewEvent, runStream } from "../events/append.ts";
+import { storable } from "../storable.ts";
+import { forgetDrops, noteDrops } from "./drops.ts";
 import { attemptsThatMayBecome, tasksThatMayBecome, unfinishedTaskStates } from "./states.ts";
 
 // Invariant: a task has at most one LIVE attempt, and its number is Task.attempt. The number grows at the claim and at no
@@ -67,6 +69,8 @@ type Submitting = {
   readonly attempt: number;
   readonly nodeId: string;
   readonly packHash: string;
+  /** The node's over the pack: kept with the attempt, for evidence. */
+  readonly signature?: string;
 };
 
 /**
@@ -99,15 +103,21 @@ export async function acceptSubmissions(tx: Tx, inputs: readonly Submitting[]): 
   if (fresh.length === 0) return fences;
   const endedAt = new Date();
   const packs = fences
-    .map((fence, i) => ({ fence, packHash: inputs[i]?.packHash ?? "" }))
+    .map((fence, i) => ({
+      fence,
+      packHash: inputs[i]?.packHash ?? "",
+      signature: inputs[i]?.signature ?? "",
+    }))
     .filter(({ fence }) => fence.kind === "fresh");
   await tx.$executeRaw`
-    UPDATE "Attempt" a SET state = 'SUBMITTED', "endedAt" = ${endedAt}, "packHash" = v.pack
-    FROM unnest(${fresh.map(({ attempt }) => attempt.id)}::uuid[], ${packs.map(({ packHash }) => packHash)}::text[]) AS v(id, pack) WHERE a.id = v.id`;
+    UPDATE "Attempt" a SET state = 'SUBMITTED', "endedAt" = ${endedAt}, "packHash" = v.pack, signature = nullif(v.signature, '')
+    FROM unnest(${fresh.map(({ attempt }) => attempt.id)}::uuid[], ${packs.map(({ packHash }) => packHash)}::text[],
+      ${packs.map(({ signature }) => signature)}::text[]) AS v(id, pack, signature) WHERE a.id = v.id`;
   await tx.task.updateMany({
     where: { id: { in: fresh.map(({ task }) => task.id) } },
     data: { state: "SUBMITTED", leaseUntil: null },
   });
+  await forgetDrops(tx, [...new Set(fresh.map(({ attempt }) => attempt.nodeId))]);
   await appendEvents(
     tx,
     fresh.map(({ task, attempt }) =>
@@ -125,7 +135,8 @@ export async function acceptSubmissions(tx: Tx, inputs: readonly Submitting[]): 
   );
 }
 
-function fenceOf(input: Submitting, task: Task | undefined, attempt: Attempt | undefined): Fence {
+/** What the rows say to a submission; only under the task's lock is it the last word. */
+export function fenceOf(input: Submitting, task: Task | undefined, attempt: Attempt | undefined): Fence {
   if (task === undefined || attempt === undefined || attempt.nodeId !== input.nodeId)
     return lost(input, "This node never held it.");
   if (attempt.state === "SUBMITTED") {
@@ -163,17 +174,23 @@ export async function completeTasks(tx: Tx, ids: readonly string[]): Promise<voi
 }
 
 /**
- * Gives a task back: to OPEN, or to FAILED when its attempts are used up. For a submission that was refused, and for a node that
- * may no longer hold it. The caller has ended the attempt.
+ * Gives a task back: to OPEN, or to FAILED when too many of its attempts have `failed`. For a submission that was refused, and for a
+ * node that may no longer hold it or wants it no more. The caller has ended the attempt.
  */
-export async function reopenTask(tx: Tx, task: Pick<Task, "id">, reason: string): Promise<"OPEN" | "FAILED"> {
+export async function reopenTask(
+  tx: Tx,
+  task: Pick<Task, "id">,
+  reason: string,
+  { failed = false }: { failed?: boolean } = {},
+): Promise<"OPEN" | "FAILED"> {
   const current = await lockTask(tx, task.id);
   if (current === null) throw new Error(`task ${task.id} is gone`);
-  if (current.attempt >= current.maxAttempts) {
-    await failTask(tx, task, `${reason} (attempt ${current.attempt} of ${current.maxAttempts})`);
+  const failures = current.failures + (failed ? 1 : 0);
+  if (failures >= current.maxAttempts) {
+    await failTask(tx, task, `${reason} (attempt ${failures} of ${current.maxAttempts})`);
     return "FAILED";
   }
-  const after = await move(tx, task.id, "OPEN", { leaseNodeId: null, leaseUntil: null });
+  const after = await move(tx, task.id, "OPEN", { leaseNodeId: null, leaseUntil: null, failures });
   await appendEvents(tx, [taskEvent("task.released", after, { reason })]);
   return "OPEN";
 }
@@ -217,8 +234,14 @@ export async function cancelTasks(tx: Tx, where: Prisma.TaskWhereInput, reason: 
   return cancelled.length;
 }
 
+// A node may hold what it generates, measures or evaluates for ten leases and a training step for a week, however often it renews:
+// a task that is leased is one that nobody else gets, and a run must not stand still for a node that only says it is at work.
+const mostLeases = 10;
+const mostTrainingSeconds = 7 * 24 * 3_600;
+
 /**
- * Renews the caller's lease for as long as its run's spec says.
+ * Renews the caller's lease for as long as its run's spec says, while the node still may do such work in the run and has not held it for
+ * too long.
  * @throws CodedError `LEASE_LOST`
  */
 export async function renewLease(
@@ -232,36 +255,47 @@ export async function renewLease(
     text: `
       WITH renewed AS (
         UPDATE "Task" t SET "leaseUntil" = now() + make_interval(secs => COALESCE((v.spec->>'leaseSeconds')::float8, $4)), "updatedAt" = now()
-        FROM "RunRevision" v
+        FROM "RunRevision" v, "Run" r, "Attempt" held
         WHERE t.id = $1 AND t.attempt = $2 AND t."leaseNodeId" = $3 AND t.state = 'LEASED'
           AND v."runId" = t."runId" AND v.number = t.revision
+          AND r.id = t."runId" AND r.state IN ('RUNNING', 'PAUSED')
+          AND held."taskId" = t.id AND held.number = t.attempt
+          AND held."claimedAt" > now() - make_interval(secs => CASE WHEN t.kind IN ('BASE', 'TRAIN') THEN $6::float8
+            ELSE $5::float8 * COALESCE((v.spec->>'leaseSeconds')::float8, $4) END)
+          AND ((t.kind = 'GENERATE' AND r.open) OR EXISTS (
+            SELECT 1 FROM "RoleGrant" g WHERE g."runId" = r.id AND g."nodeId" = $3 AND g."revokedAt" IS NULL
+              AND (t.kind = 'GENERATE' OR g.role = CASE t.kind
+                WHEN 'VERIFY' THEN 'VALIDATOR'::"Role" WHEN 'EVALUATE' THEN 'EVALUATOR'::"Role" ELSE 'TRAINER'::"Role" END)))
+          AND NOT EXISTS (
+            SELECT 1 FROM "NodeTrust" s WHERE s."runId" = r.id AND s."nodeId" = $3 AND s.state IN ('QUARANTINED', 'EJECTED'))
         RETURNING t.id, t.attempt, t."leaseUntil"
       )
       UPDATE "Attempt" a SET "leaseUntil" = renewed."leaseUntil" FROM renewed
       WHERE a."taskId" = renewed.id AND a.number = renewed.attempt AND a.state = 'LIVE'
       RETURNING a."leaseUntil"`,
-    values: [input.taskId, input.attempt, nodeId, ctx.config.leaseSeconds],
+    values: [input.taskId, input.attempt, nodeId, ctx.config.leaseSeconds, mostLeases, mostTrainingSeconds],
   });
   const [row] = rows;
   if (row === undefined) {
     throw new CodedError(
       "LEASE_LOST",
-      `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is no longer live. Submit if you are nearly done (it counts unless somebody else has claimed), else claim again.`,
+      `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is no longer live, or this node may not hold it any longer. Submit if you are nearly done (it counts unless somebody else has claimed), else claim again.`,
     );
   }
   return { leaseUntil: row.leaseUntil };
 }
 
 /**
- * Hands a task back before its lease ends. Doing it twice is harmless.
+ * Hands a task back before its lease ends. Doing it twice is harmless. `failed` says that the node tried and could not do it: only that
+ * counts against the task. Who hands back one task after the other and submits none gets none for a while.
  * @throws CodedError `LEASE_LOST` when the attempt ended another way.
  */
 export async function releaseTask(
   ctx: Ctx,
-  input: { taskId: string; attempt: number; reason: string },
+  input: { taskId: string; attempt: number; reason: string; failed?: boolean },
 ): Promise<void> {
   const nodeId = nodeOf(ctx);
-  const kind = await ctx.prisma.$transaction(async (tx) => {
+  const released = await ctx.prisma.$transaction(async (tx) => {
     const task = await lockTask(tx, input.taskId);
     const attempt = await tx.attempt.findUnique({
       where: { taskId_number: { taskId: input.taskId, number: input.attempt } },
@@ -277,18 +311,19 @@ export async function releaseTask(
         `Attempt ${input.attempt} of ${toTypeId("task", input.taskId)} is not this node's to release.`,
       );
     if (attempt.state === "RELEASED") return null;
-    const reason = input.reason.slice(0, 500);
+    const reason = storable(input.reason, 500);
     await tx.attempt.update({
       where: { id: attempt.id },
       data: { state: "RELEASED", endedAt: new Date(), reason },
     });
-    await reopenTask(tx, task, `released: ${reason}`);
-    return task;
+    await reopenTask(tx, task, `released: ${reason}`, { failed: input.failed ?? false });
+    return { kind: task.kind, runId: task.runId, nodeId, claimedAt: attempt.claimedAt };
   });
-  if (kind === null) return;
+  if (released === null) return;
+  await noteDrops(ctx, [released]);
   ctx.bus.publish("events");
-  ctx.bus.publish(`offers:${kind.kind}`);
-  ctx.bus.publish(`run:${kind.runId}`);
+  ctx.bus.publish(`offers:${released.kind}`);
+  ctx.bus.publish(`run:${released.runId}`);
 }
 
 /** The calling node's id. @throws CodedError `UNAUTHENTICATED` */

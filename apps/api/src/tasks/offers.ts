@@ -13,7 +13,9 @@ const atMostMs = 15_000;
  * Offers of these kinds: one at once (whoever connects late has missed nothing), then when tasks open or come back, at least every 15 s.
  * Listening starts when this returns.
  */
-export function taskOffers(ctx: Ctx, kinds: readonly TaskKind[]): AsyncIterableIterator<TaskOffer> {
+export function taskOffers(ctx: Ctx, asked: readonly TaskKind[]): AsyncIterableIterator<TaskOffer> {
+  // Each is a listener, and the list is written out with every offer.
+  const kinds = [...new Set(asked)];
   const heard = nudges(
     ctx.bus,
     kinds.map((kind) => `offers:${kind}` as const),

@@ -189,7 +189,16 @@ const ClaimTasksInput = builder.inputType("ClaimTasksInput", {
 const LeaseInput = builder.inputType("LeaseInput", { fields: (t) => ({ task: t.id(), attempt: t.int() }) });
 
 const ReleaseTaskInput = builder.inputType("ReleaseTaskInput", {
-  fields: (t) => ({ task: t.id(), attempt: t.int(), reason: t.string() }),
+  fields: (t) => ({
+    task: t.id(),
+    attempt: t.int(),
+    reason: t.string(),
+    failed: t.boolean({
+      defaultValue: false,
+      description:
+        "The node tried and could not do it: that counts against the task's attempts. Handing back when stopping does not.",
+    }),
+  }),
 });
 
 builder.mutationFields((t) => ({
@@ -223,6 +232,7 @@ builder.mutationFields((t) => ({
         taskId: fromTypeId(input.task, "task"),
         attempt: input.attempt,
         reason: input.reason,
+        failed: input.failed,
       });
       return true;
     },

@@ -2,6 +2,8 @@ import { createPublicKey, verify } from "node:crypto";
 import { submissionBytes, toTypeId } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 import { CodedError, type ErrorCode, notFound } from "../errors.ts";
+import { specOf } from "../runs/spec.ts";
+import { mostPackBytes } from "./pack-size.ts";
 
 /** What a node sends when a task is done. */
 export type SubmissionInput = {
@@ -25,8 +27,8 @@ export type SubmissionOutcome =
 export type SignedSubmission = Awaited<ReturnType<typeof openSubmissions>>[number];
 
 /**
- * Checks who submits and that they vouch for it, before anything is read or stored.
- * @throws CodedError `UNAUTHENTICATED`, `NOT_FOUND`, `INPUT_INVALID` or `SIGNATURE_INVALID`
+ * Checks who submits, that they vouch for it, and that it is no larger than the task can need, before anything is read or stored.
+ * @throws CodedError `UNAUTHENTICATED`, `NOT_FOUND`, `INPUT_INVALID`, `SIGNATURE_INVALID` or `BLOB_TOO_LARGE`
  */
 export async function openSubmission(ctx: Ctx, input: SubmissionInput): Promise<SignedSubmission> {
   const [submission] = await openSubmissions(ctx, [input]);
@@ -52,7 +54,7 @@ export async function openSubmissions(ctx: Ctx, inputs: readonly SubmissionInput
     where: { OR: inputs.map(({ taskId, attempt }) => ({ taskId, number: attempt })) },
     include: { task: { include: { run: true } }, node: { select: { publicKey: true } } },
   });
-  return inputs.map((input) => {
+  const opened = inputs.map((input) => {
     const found = attempts.find(
       (attempt) => attempt.taskId === input.taskId && attempt.number === input.attempt,
     );
@@ -70,8 +72,19 @@ export async function openSubmissions(ctx: Ctx, inputs: readonly SubmissionInput
         "SIGNATURE_INVALID",
         "The signature is not this node's over (run, task, attempt, pack). Sign with the key the node registered.",
       );
-    return { nodeId, attempt, task, run: task.run };
+    return { nodeId, attempt, task, run: task.run, signature: input.signature };
   });
+  for (const [i, { task }] of opened.entries()) {
+    const size = await ctx.blobs.size(inputs[i]?.pack ?? "");
+    const most = mostPackBytes(await specOf(ctx.prisma, task.runId, task.revision), task.kind);
+    // One that is missing is for whoever reads it to tell.
+    if (size !== undefined && size > most)
+      throw new CodedError(
+        "BLOB_TOO_LARGE",
+        `The pack has ${size} bytes; this task's can have ${most} at most. Submit what was made for this task.`,
+      );
+  }
+  return opened;
 }
 
 /** Verifies an Ed25519 signature (RFC 8032). `publicKeyHex` is the raw 32-byte key. */

@@ -9,12 +9,13 @@ import {
   type RunSpec,
 } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
-import { CodedError } from "../errors.ts";
 import { verifyEd25519 } from "../tasks/submission.ts";
+import { assertGiven } from "./provenance.ts";
 import { scanSafetensors, UnsoundFile } from "./safetensors.ts";
 
 export type Expected = {
-  /** TypeID. */
+  /** Id of the run, and the same as TypeID. */
+  readonly runId: string;
   readonly run: string;
   readonly version: number;
   readonly parent: number | null;
@@ -43,12 +44,15 @@ export async function checkCheckpoint(
   ctx: Ctx,
   input: { manifestHash: string; stateHash: string; expected: Expected },
 ): Promise<SoundCheckpoint> {
+  const { runId } = input.expected;
+  await assertGiven(ctx, runId, "MANIFEST", [input.manifestHash]);
+  await assertGiven(ctx, runId, "STATE", [input.stateHash]);
   const manifest = await readManifest(ctx, input.manifestHash);
   const flaw = wrongIdentity(manifest, input.expected);
   if (flaw !== undefined) throw new UnsoundFile(flaw);
   if (!verifyEd25519(manifest.trainer, manifestBytes(manifest), manifest.signature))
     throw new UnsoundFile("The manifest's signature is not its trainer's.");
-  const shards = await checkShards(ctx, manifest);
+  const shards = await checkShards(ctx, runId, manifest);
 
   for (const file of manifest.files) if (file.name !== "model.safetensors") await checkSmallFile(ctx, file);
   await checkDescription(ctx, manifest, input.expected);
@@ -84,20 +88,15 @@ async function readManifest(ctx: Ctx, hash: string): Promise<Manifest> {
   }
 }
 
-async function checkShards(ctx: Ctx, manifest: Manifest): Promise<string[]> {
+async function checkShards(ctx: Ctx, runId: string, manifest: Manifest): Promise<string[]> {
   const sizes = new Map(
     manifest.files.flatMap((file) => file.shards.map((shard) => [shard.sha256, shard.size])),
   );
+  await assertGiven(ctx, runId, "SHARD", [...sizes.keys()]);
   const known = await ctx.prisma.pack.findMany({
     where: { sha256: { in: [...sizes.keys()] } },
     select: { sha256: true, size: true },
   });
-  const missing = [...sizes.keys()].find((sha256) => !known.some((pack) => pack.sha256 === sha256));
-  if (missing !== undefined)
-    throw new CodedError(
-      "BLOB_NOT_FOUND",
-      `The manifest names shard ${missing}, which was not uploaded. PUT it under this lease, then submit again.`,
-    );
   for (const pack of known) {
     if (Number(pack.size) !== sizes.get(pack.sha256))
       throw new UnsoundFile(`Shard ${pack.sha256} has ${pack.size} bytes, not ${sizes.get(pack.sha256)}.`);

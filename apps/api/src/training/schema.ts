@@ -7,6 +7,7 @@ import type { Ctx } from "../context.ts";
 import { ComputeNode } from "../nodes/schema.ts";
 import { Run } from "../runs/schema.ts";
 import { maySeeRun } from "../runs/visibility.ts";
+import { nodeOf } from "../tasks/lease.ts";
 import {
   cost,
   SubmissionResult,
@@ -14,6 +15,7 @@ import {
   submissionInput,
   submissionResult,
 } from "../tasks/schema.ts";
+import { inTurn } from "../tasks/turns.ts";
 import { type MetricBucket, type TrainStepBucket, trainStepBuckets } from "./buckets.ts";
 import { bootstrap, type Interval, pairedGain } from "./interval.ts";
 import { submitEvaluation } from "./submit-evaluation.ts";
@@ -126,6 +128,7 @@ builder.prismaObjectFields(Run, (t) => ({
     query: { orderBy: { id: "desc" } },
   }),
   trainSteps: t.field({
+    extensions: { cost: 500 },
     type: [TrainStepBucketRef],
     description:
       "Training steps in at most `buckets` buckets (min, max, last of each metric); raw when there are fewer.",
@@ -183,7 +186,7 @@ builder.mutationFields((t) => ({
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
     resolve: async (_root, { input }, ctx) =>
-      submissionResult(ctx, await submitEvaluation(ctx, submissionInput(input))),
+      submissionResult(ctx, await inTurn(nodeOf(ctx), () => submitEvaluation(ctx, submissionInput(input)))),
   }),
 }));
 

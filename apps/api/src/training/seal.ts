@@ -17,6 +17,8 @@ import { appendEvents, runStream } from "../events/append.ts";
 import { lockRun } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
 import { openTask } from "../tasks/lease.ts";
+import { awaitsVerdict } from "../verification/acceptance.ts";
+import { restsOnLostTrust } from "../verification/undecided.ts";
 
 /** A BATCH pack in the blob store, and the groups it was made of. */
 export type WrittenBatch = {
@@ -29,11 +31,14 @@ export type WrittenBatch = {
 
 /**
  * Writes the BATCH pack of a full batch: its groups with signal in the order of their places. Tokens come from the workers' packs,
- * old log-probabilities from the validators' measurements, advantages and rewards from the coordinator's own rows.
- * @throws Error when a group was accepted without a measurement: nothing else may stand in for it.
+ * old log-probabilities from the validators' measurements, advantages and rewards from the coordinator's own rows. Groups that were
+ * trusted unmeasured carry none: the trainer computes them at the version that generated. The worker's own claims never stand in.
+ * @returns null when the run has ended meanwhile and took the batch with it.
+ * @throws Error when a group was accepted by audit without a measurement
  */
-export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<WrittenBatch> {
-  const batch = await ctx.prisma.batch.findUniqueOrThrow({ where: { id: batchId }, include: { run: true } });
+export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<WrittenBatch | null> {
+  const batch = await ctx.prisma.batch.findUnique({ where: { id: batchId }, include: { run: true } });
+  if (batch === null) return null;
   const spec = await specOf(ctx.prisma, batch.runId, batch.run.revision);
   const places = await ctx.prisma.batchGroup.findMany({
     where: { batchId, signal: true },
@@ -41,6 +46,7 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
     include: {
       group: {
         include: {
+          task: { select: { revision: true } },
           rollouts: { orderBy: { index: "asc" } },
           verifications: { where: { verdict: "ACCEPTED" }, orderBy: { createdAt: "desc" }, take: 1 },
         },
@@ -52,23 +58,20 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
   for (const { group } of places) {
     const pack = packs.get(group.packHash) ?? decodeRolloutPack(await ctx.blobs.read(group.packHash));
     packs.set(group.packHash, pack);
-    const [verification] = group.verifications;
-    if (verification === undefined)
+    // The spec may have been revised since the group was made.
+    const { generation } = await specOf(ctx.prisma, batch.runId, group.task.revision);
+    const packed = groupOf(pack, group.index, generation.groupSize);
+    const logprobs = await measuredLogprobs(ctx, group);
+    if (packed.length !== group.rollouts.length || (logprobs !== null && logprobs.length !== packed.length))
       throw new Error(
-        `group ${group.id} is in batch ${batchId} without a measurement; unmeasured groups cannot be trained on`,
-      );
-    const measurement = decodeMeasurementPack(await ctx.blobs.read(verification.measurementHash));
-    const packed = groupOf(pack, group.index, spec.generation.groupSize);
-    if (packed.length !== group.rollouts.length || measurement.rollouts.length !== packed.length)
-      throw new Error(
-        `group ${group.id}: ${packed.length} rollouts in its pack, ${group.rollouts.length} rows, ${measurement.rollouts.length} measured`,
+        `group ${group.id}: ${packed.length} rollouts in its pack, ${group.rollouts.length} rows, ${logprobs?.length ?? "none"} measured`,
       );
     for (const [i, row] of group.rollouts.entries()) {
       if (row.advantage === null) throw new Error(`rollout ${row.id} has no advantage`);
       rollouts.push({
         group: toTypeId("group", group.id),
         ...tokensOf(packed, i),
-        logprobs: measurement.rollouts[i]?.logprobs ?? new Float32Array(),
+        logprobs: logprobs?.[i] ?? new Float32Array(),
         advantage: row.advantage,
         reward: row.reward,
         policyVersion: group.policyVersion,
@@ -110,6 +113,11 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
     select: { groupId: true },
   });
   if (places.map((place) => place.groupId).join() !== written.groupIds.join()) return false;
+  const unsure = await tx.group.count({
+    where: { batchGroup: { batchId: batch.id }, OR: [restsOnLostTrust(run.id), awaitsVerdict] },
+  });
+  // They are taken back and measured before anybody trains on them.
+  if (unsure > 0) return false;
   const spec = await specOf(tx, run.id, run.revision);
   const checkpoint = await tx.checkpoint.findUniqueOrThrow({
     where: { runId_version: { runId: run.id, version: run.currentVersion } },
@@ -164,6 +172,20 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
     },
   ]);
   return true;
+}
+
+/** A group's log-probabilities as a validator measured them; null for one that was trusted. */
+async function measuredLogprobs(
+  ctx: Ctx,
+  group: {
+    readonly verifications: readonly { readonly measurementHash: string }[];
+  },
+): Promise<Float32Array[] | null> {
+  const [verification] = group.verifications;
+  // Besides those, one whose rejection was overturned: the measurement that accused it is not one to train on.
+  if (verification === undefined) return null;
+  const measurement = decodeMeasurementPack(await ctx.blobs.read(verification.measurementHash));
+  return measurement.rollouts.map((rollout) => rollout.logprobs);
 }
 
 /** Manifest of version 0. */

@@ -1,5 +1,6 @@
 import type { Batch, Run } from "@muster/db";
 import { newId, type RunSpec, toTypeId, trainPayloadSchema } from "@muster/protocol";
+import { dropUploadNotes } from "../blobs/upload.ts";
 import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { appendEvents, runStream } from "../events/append.ts";
@@ -50,6 +51,7 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
       manifestHash: input.manifest,
       stateHash: input.state,
       expected: {
+        runId: task.runId,
         run: toTypeId("run", task.runId),
         version: step?.version ?? 0,
         parent: task.policyVersion,
@@ -69,12 +71,8 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
   }
 
   const publish = (pay: "paid" | "unpaid") =>
-    ctx.prisma.$transaction(
-      (tx) => publishVersion(tx, submission, input, { spec, step: step?.step ?? null, checkpoint, pay }),
-      {
-        timeout: 30_000,
-        maxWait: 10_000,
-      },
+    ctx.prisma.$transaction((tx) =>
+      publishVersion(tx, submission, input, { spec, step: step?.step ?? null, checkpoint, pay }),
     );
   let outcome: SubmissionOutcome;
   try {
@@ -144,6 +142,8 @@ async function storeCheckpoint(
   }: { taskId: string; nodeId: string; input: StepInput; checkpoint: SoundCheckpoint },
 ): Promise<void> {
   const { manifest, shards, size } = checkpoint;
+  // There is one attempt at a version at a time: whatever earlier ones sent is of no use now.
+  await dropUploadNotes(tx, run.id);
   const owner = { organizationId: run.organizationId, runId: run.id };
   const id = newId("ckpt");
   await tx.checkpoint.create({

@@ -9,6 +9,7 @@ import type { Loop } from "../loops.ts";
 // before the pack existed and is kept secret until nothing can depend on it any more. A worker commits first.
 
 const epochHours = 24;
+const revealGraceMs = 600_000;
 
 /** The secret draws of one group: all of them follow from the epoch's key, the group and the committed pack. */
 export type SecretDraws = {
@@ -16,6 +17,8 @@ export type SecretDraws = {
   readonly audit: number;
   /** Philox key of the decoys. */
   readonly decoys: readonly [number, number];
+  /** 32 bytes: whether its audit is measured again, and how a canary made of it differs. */
+  readonly canary: Uint8Array;
 };
 
 /** HMAC-SHA-256(epoch key, `"muster/<purpose>/v1\0"` ‖ group id (16 bytes) ‖ pack hash (32 bytes)), as docs/protocol.md has it. */
@@ -29,6 +32,7 @@ export function secretDraws(
     // The comparison with auditRate · 2⁶⁴ needs no more than a double's 53 bits.
     audit: Number(audit.readBigUInt64BE(0) >> 11n) / 2 ** 53,
     decoys: [decoys.readUInt32LE(0), decoys.readUInt32LE(4)],
+    canary: draw(key, "canary", group),
   };
 }
 
@@ -107,10 +111,13 @@ export const epochLoop: Loop = {
     });
     for (const run of ending) {
       const last = run.auditEpochs[0];
-      await insertEpoch(ctx, ctx.prisma, run, (last?.number ?? 0) + 1, last?.closedAt ?? new Date());
+      // A run that was created days ago and begins now does not catch up on days on which nothing happened.
+      const openedAt = new Date(Math.max(last?.closedAt?.getTime() ?? 0, Date.now()));
+      await insertEpoch(ctx, ctx.prisma, run, (last?.number ?? 0) + 1, openedAt);
     }
     const closed = await ctx.prisma.auditEpoch.findMany({
-      where: { revealedAt: null, closedAt: { lt: new Date() } },
+      // An intake that read the key just before the end has stored its groups by then.
+      where: { revealedAt: null, closedAt: { lt: new Date(Date.now() - revealGraceMs) } },
       take: 64,
     });
     for (const epoch of closed) {

@@ -3,13 +3,8 @@ import { toTypeId } from "@muster/protocol";
 import type { Tx } from "../context.ts";
 import { appendEvents, runStream } from "../events/append.ts";
 
-/** Says how groups ended. */
-export async function decidedEvents(
-  tx: Tx,
-  groups: readonly Group[],
-  state: "ACCEPTED" | "REJECTED" | "INVALID",
-  reason: string | null,
-): Promise<void> {
+/** Says what groups are, after they were decided or went back to be measured. */
+export async function decidedEvents(tx: Tx, groups: readonly Group[], reason: string | null): Promise<void> {
   await appendEvents(
     tx,
     groups.map((group) => ({
@@ -18,7 +13,8 @@ export async function decidedEvents(
       type: "group.decided",
       subject: toTypeId("group", group.id),
       data: {
-        state,
+        state: group.state,
+        acceptance: group.acceptance,
         reason,
         node: toTypeId("node", group.nodeId),
         version: group.policyVersion,

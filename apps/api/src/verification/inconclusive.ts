@@ -1,14 +1,15 @@
 import type { Group, Task } from "@muster/db";
-import type { RunSpec } from "@muster/protocol";
+import { type RunSpec, toTypeId } from "@muster/protocol";
 import type { Tx } from "../context.ts";
-import type { Loop } from "../loops.ts";
 import { specOf } from "../runs/spec.ts";
 import { openTask } from "../tasks/lease.ts";
-import { decidedEvents } from "./decided.ts";
-import { recordOutcome } from "./trust.ts";
+import { awaitsVerdict, decideAgainst } from "./acceptance.ts";
+import { recordEntries } from "./record.ts";
+import { lockStandings, recordOutcome } from "./trust.ts";
 
-// A check that cannot run accuses nobody. The group is measured again, on up to two other validators; when that does not
-// help either it is INVALID: unpaid, and three in a row from one node quarantine it.
+// A check that cannot run accuses nobody. The group is measured again, on up to two other validators; when that does not help either it
+// is INVALID and unpaid. That counts against its node only when there is reason to think that the pack is the trouble and not
+// the measuring.
 
 const retries = 2;
 
@@ -18,7 +19,7 @@ export async function retryElsewhere(
   input: { group: Group; spec: RunSpec; validatorNodeId: string; note: string },
 ): Promise<void> {
   const { group, spec } = input;
-  if (group.inconclusive >= retries) return invalidate(tx, group, spec, input.note);
+  if (group.inconclusive >= retries) return giveUp(tx, group, spec, input.note);
   const previous =
     group.verifyTaskId === null ? null : await tx.task.findUnique({ where: { id: group.verifyTaskId } });
   if (previous === null || group.blindHash === null)
@@ -51,10 +52,11 @@ export async function retryElsewhere(
 
 /** A VERIFY task that used up its attempts leaves a group that nobody could measure. */
 export async function onVerifyFailed(tx: Tx, task: Task): Promise<void> {
-  const group = await tx.group.findFirst({ where: { verifyTaskId: task.id, state: "VERIFYING" } });
+  const group = await tx.group.findFirst({ where: { verifyTaskId: task.id, ...awaitsVerdict } });
   if (group === null) return;
+  await lockStandings(tx, group.runId, [group.nodeId]);
   const spec = await specOf(tx, task.runId, task.revision);
-  await invalidate(
+  await giveUp(
     tx,
     group,
     spec,
@@ -62,31 +64,60 @@ export async function onVerifyFailed(tx: Tx, task: Task): Promise<void> {
   );
 }
 
-/**
- * Lets the validator that was inconclusive try once more when nobody else has claimed the task for a minute: with a single
- * validator there is nobody else.
- */
-export const sameValidatorLoop: Loop = {
-  name: "verify-same-validator",
-  everyMs: 15_000,
-  leader: true,
-  async run(ctx) {
-    await ctx.prisma.$executeRaw`
-      UPDATE "Task" t SET "excludedNodes" = ARRAY[g."nodeId"]
-      FROM "Group" g
-      WHERE g."verifyTaskId" = t.id AND g.inconclusive = 1 AND t.kind = 'VERIFY' AND t.state = 'OPEN'
-        AND cardinality(t."excludedNodes") > 1 AND t."createdAt" < now() - interval '60 seconds'`;
-    ctx.bus.publish("offers:VERIFY");
-  },
-};
-
-async function invalidate(tx: Tx, group: Group, spec: RunSpec, reason: string): Promise<void> {
-  const changed = await tx.group.updateMany({
-    where: { id: group.id, state: "VERIFYING" },
-    data: { state: "INVALID", reason, decidedAt: new Date() },
-  });
-  if (changed.count === 0) return;
+async function giveUp(tx: Tx, group: Group, spec: RunSpec, reason: string): Promise<void> {
+  const ours = await isOurs(tx, group);
+  if (!(await decideAgainst(tx, group, "INVALID", reason))) return;
   const { runId, nodeId, organizationId } = group;
-  await recordOutcome(tx, { runId, nodeId, organizationId, outcome: "INVALID", spec, reason });
-  await decidedEvents(tx, [group], "INVALID", reason);
+  if (!ours)
+    await recordOutcome(tx, {
+      runId,
+      nodeId,
+      organizationId,
+      outcome: "INVALID",
+      groupIds: [group.id],
+      spec,
+      reason,
+    });
+  await recordEntries(tx, [
+    {
+      runId,
+      organizationId,
+      kind: "verdict.invalid",
+      subject: toTypeId("group", group.id),
+      data: { node: toTypeId("node", nodeId), reason, ours },
+    },
+  ]);
+}
+
+/**
+ * Whether the trouble is on our side. It is, unless several validators failed at this very group while probes of the same policy version
+ * whose outcome is known came out right, all of them: with no evidence either way nobody's trust is touched.
+ */
+async function isOurs(tx: Tx, group: Group): Promise<boolean> {
+  const inconclusive = await tx.verification.findMany({
+    where: { groupId: group.id, verdict: "INCONCLUSIVE" },
+    select: { validatorNodeId: true },
+  });
+  const failed = await tx.attempt.findMany({
+    where: {
+      taskId: group.verifyTaskId ?? "",
+      OR: [{ state: { in: ["EXPIRED", "RELEASED"] } }, { state: "SUBMITTED", reason: { not: null } }],
+    },
+    select: { nodeId: true },
+  });
+  const validators = new Set([
+    ...inconclusive.map(({ validatorNodeId }) => validatorNodeId),
+    ...failed.map(({ nodeId }) => nodeId),
+  ]);
+  if (validators.size < 2) return true;
+  const probes = await tx.probe.findMany({
+    where: {
+      runId: group.runId,
+      policyVersion: group.policyVersion,
+      purpose: { in: ["CANARY_GOOD", "REEXECUTION"] },
+      decidedAt: { gt: group.submittedAt },
+    },
+    select: { outcome: true },
+  });
+  return probes.length === 0 || probes.some(({ outcome }) => outcome !== "AGREED");
 }

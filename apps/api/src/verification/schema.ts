@@ -4,7 +4,9 @@ import { builder } from "../builder.ts";
 import { ComputeNode } from "../nodes/schema.ts";
 import { maySeeGroup } from "../rollouts/schema.ts";
 import { Run } from "../runs/schema.ts";
+import { nodeOf } from "../tasks/lease.ts";
 import { SubmissionResult, SubmitPackInput, submissionInput, submissionResult } from "../tasks/schema.ts";
+import { inTurn } from "../tasks/turns.ts";
 import { revealedKey } from "./audit.ts";
 import { maxMeasurements, submitMeasurements } from "./measurement.ts";
 
@@ -105,7 +107,7 @@ builder.mutationFields((t) => ({
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitPackInput }) },
     resolve: async (_root, { input }, ctx) => {
-      const [outcome] = await submitMeasurements(ctx, [submissionInput(input)]);
+      const [outcome] = await inTurn(nodeOf(ctx), () => submitMeasurements(ctx, [submissionInput(input)]));
       if (outcome === undefined) throw new Error("one measurement in, one outcome out");
       return submissionResult(ctx, outcome);
     },
@@ -116,7 +118,9 @@ builder.mutationFields((t) => ({
     authScopes: { node: true },
     args: { input: t.arg({ type: SubmitMeasurementsInput }) },
     resolve: async (_root, { input }, ctx) => {
-      const outcomes = await submitMeasurements(ctx, input.submissions.map(submissionInput));
+      const outcomes = await inTurn(nodeOf(ctx), () =>
+        submitMeasurements(ctx, input.submissions.map(submissionInput)),
+      );
       return Promise.all(outcomes.map((outcome) => submissionResult(ctx, outcome)));
     },
   }),

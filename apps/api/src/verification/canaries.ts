@@ -1,0 +1,199 @@
+import type { Group, Verification } from "@muster/db";
+import {
+  decodeMeasurementPack,
+  decodeRolloutPack,
+  environment,
+  groupOf,
+  newId,
+  type RunSpec,
+} from "@muster/protocol";
+import type { Ctx } from "../context.ts";
+import type { Loop } from "../loops.ts";
+import { specOf } from "../runs/spec.ts";
+import { openTasks } from "../tasks/lease.ts";
+import { epochKeyOf, secretDraws } from "./audit.ts";
+import { writeBlindPack } from "./blind.ts";
+import { type CanaryPurpose, canaryKey, firstTasks, nextCanary, shapeCanary } from "./canary.ts";
+import { insertProbes, openReexecutions, ownValidators } from "./reexecution.ts";
+
+/** Slips canaries among the audits that wait. */
+export const canaryLoop: Loop = { name: "canaries", everyMs: 2_000, leader: true, run: openCanaries };
+
+/** Opens every canary that is due in any run. @returns how many */
+export async function openCanaries(ctx: Ctx): Promise<number> {
+  const runs = await ctx.prisma.$queryRaw<{ id: string }[]>`
+    SELECT r.id FROM "Run" r WHERE r.state = 'RUNNING'
+      AND EXISTS (SELECT 1 FROM "Task" t WHERE t."runId" = r.id AND t.kind = 'VERIFY' AND t.state = 'OPEN')`;
+  let opened = 0;
+  for (const { id: runId } of runs) {
+    for (const validator of await dueValidators(ctx, runId)) {
+      if (await openCanary(ctx, runId, validator)) opened++;
+    }
+  }
+  if (opened > 0) ctx.bus.publish("offers:VERIFY");
+  return opened;
+}
+
+type Due = { readonly nodeId: string; readonly purpose: CanaryPurpose; readonly place: number };
+
+/** Validators whose next tasks hold a canary. `place`: how many audits they take before it. */
+async function dueValidators(ctx: Ctx, runId: string): Promise<Due[]> {
+  const validators = await ctx.prisma.$queryRaw<
+    { nodeId: string; had: number; issued: number; open: number }[]
+  >`
+    SELECT g."nodeId",
+      ((SELECT count(*) FROM "Verification" v WHERE v."validatorNodeId" = g."nodeId" AND v."runId" = g."runId")
+        + (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p."measurementHash" IS NOT NULL)
+        + (SELECT count(*) FROM "Attempt" a JOIN "Task" t ON t.id = a."taskId"
+            WHERE a."nodeId" = g."nodeId" AND a.state = 'LIVE' AND a."runId" = g."runId" AND t.kind = 'VERIFY'))::int AS had,
+      (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p.purpose <> 'REEXECUTION')::int AS issued,
+      (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p.purpose <> 'REEXECUTION'
+        AND p.outcome IS NULL)::int AS open
+    FROM "RoleGrant" g LEFT JOIN "NodeTrust" t ON t."runId" = g."runId" AND t."nodeId" = g."nodeId"
+    WHERE g."runId" = ${runId}::uuid AND g.role = 'VALIDATOR' AND g."revokedAt" IS NULL
+      AND (t.state IS NULL OR t.state NOT IN ('QUARANTINED', 'EJECTED'))`;
+  // Nobody's measurement is known to a validator that is alone but its own.
+  if (validators.length < 2) return [];
+  const key = canaryKey(ctx.config.secret, runId);
+  return validators.flatMap(({ nodeId, had, issued, open }) => {
+    const { at, purpose } = nextCanary(key, nodeId, issued);
+    if (open > 0 || at > had + mostClaimed) return [];
+    return [{ nodeId, purpose, place: Math.max(0, at - had - 1) }];
+  });
+}
+
+/** What a validator may take in one claim: a canary is put among the next tasks, so it must be there before they are claimed. */
+const mostClaimed = 16;
+
+type Source = Group & { verificationId: string; verifyTaskId: string; measurementHash: string };
+
+async function openCanary(ctx: Ctx, runId: string, { nodeId, purpose, place }: Due): Promise<boolean> {
+  const waiting = await ctx.prisma.task.findMany({
+    where: { runId, kind: "VERIFY", state: "OPEN", NOT: { excludedNodes: { has: nodeId } } },
+    orderBy: { id: "asc" },
+    take: firstTasks,
+  });
+  const neighbour = waiting[Math.min(place, waiting.length - 1)];
+  if (neighbour?.policyVersion == null || neighbour.manifestHash === null) return false;
+  const { policyVersion, manifestHash, revision } = neighbour;
+  const sources = await knownGroups(ctx, { runId, nodeId, policyVersion });
+  for (const source of sources) {
+    const spec = await specOf(ctx.prisma, runId, revision);
+    const made = await makeCanary(ctx, source, purpose, spec);
+    if (made === null) continue;
+    // Among the audits it waits with: made later and still not newer than they are, for a task's id and date are no secret.
+    const id = neighbour.id.slice(0, 13) + newId().slice(13);
+    await ctx.prisma.$transaction(async (tx) => {
+      await tx.pack.createMany({
+        data: [{ sha256: made.sha256, size: BigInt(made.size), kind: "BLIND" }],
+        skipDuplicates: true,
+      });
+      const { organizationId } = source;
+      await openTasks(tx, [
+        {
+          id,
+          organizationId,
+          runId,
+          kind: "VERIFY",
+          revision,
+          policyVersion,
+          manifestHash,
+          payload: { kind: "VERIFY", manifest: manifestHash, blind: made.sha256 },
+          excludedNodes: [source.nodeId],
+        },
+      ]);
+      await tx.task.update({ where: { id }, data: { createdAt: neighbour.createdAt } });
+      await insertProbes(tx, [
+        {
+          taskId: id,
+          organizationId,
+          runId,
+          groupId: source.id,
+          policyVersion,
+          purpose,
+          verificationId: source.verificationId,
+          blindHash: made.sha256,
+          edits: made.shape,
+          nodeId,
+        },
+      ]);
+    });
+    return true;
+  }
+  if (sources.length === 0) await askForSource(ctx, { runId, nodeId, policyVersion });
+  return false;
+}
+
+/**
+ * Accepted groups of a version whose measurement is beyond doubt, which this validator has never seen and nobody has had as a canary:
+ * measured by one of the organizer's own, or measured again by one and found right. The newest first, those only its own have seen before others, since
+ * strangers may tell each other.
+ */
+async function knownGroups(
+  ctx: Ctx,
+  { runId, nodeId, policyVersion }: { runId: string; nodeId: string; policyVersion: number },
+): Promise<Source[]> {
+  const own = [...(await ownValidators(ctx.prisma, runId))].filter((id) => id !== nodeId);
+  return ctx.prisma.$queryRaw<Source[]>`
+    SELECT g.*, v.id AS "verificationId", v."taskId" AS "verifyTaskId", v."measurementHash"
+    FROM "Group" g JOIN "Verification" v ON v."groupId" = g.id
+    WHERE g."runId" = ${runId}::uuid AND g.state IN ('ACCEPTED', 'SET_ASIDE') AND g."policyVersion" = ${policyVersion}
+      AND g."nodeId" <> ${nodeId}::uuid AND v.verdict = 'ACCEPTED' AND v."validatorNodeId" <> ${nodeId}::uuid
+      AND (v."validatorNodeId" = ANY(${own}::uuid[])
+        OR EXISTS (SELECT 1 FROM "Probe" p WHERE p."verificationId" = v.id AND p.purpose = 'REEXECUTION' AND p.outcome = 'AGREED'
+          AND p."nodeId" = ANY(${own}::uuid[])))
+      AND NOT EXISTS (SELECT 1 FROM "Verification" m WHERE m."groupId" = g.id AND m."validatorNodeId" = ${nodeId}::uuid)
+      AND NOT EXISTS (SELECT 1 FROM "Probe" p WHERE p."groupId" = g.id AND (p.purpose <> 'REEXECUTION' OR p."nodeId" = ${nodeId}::uuid))
+    ORDER BY (v."validatorNodeId" = ANY(${own}::uuid[])) DESC, g.id DESC LIMIT 8`;
+}
+
+async function makeCanary(ctx: Ctx, source: Source, purpose: CanaryPurpose, spec: RunSpec) {
+  const env = environment(spec.environment);
+  const pack = decodeRolloutPack(await ctx.blobs.read(source.packHash));
+  const known = decodeMeasurementPack(await ctx.blobs.read(source.measurementHash));
+  const key = await epochKeyOf(ctx, source.runId, source.epoch);
+  const made = shapeCanary(secretDraws(key, source).canary, purpose, {
+    rollouts: groupOf(pack, source.index, spec.generation.groupSize),
+    known,
+    vocabularySize: env.tokenizer.vocabularySize,
+    eos: env.tokenizer.eos,
+  });
+  if (made === null) return null;
+  const blind = await writeBlindPack(ctx, {
+    spec,
+    taskId: source.taskId,
+    manifest: pack.header.manifest,
+    eos: env.tokenizer.eos,
+    rollouts: made.rollouts,
+  });
+  const { order, edits } = made.shape;
+  return { ...blind, shape: { order: [...order], edits: edits.map((edit) => ({ ...edit })) } };
+}
+
+/** No group will do: has one measured again, which makes it known. */
+async function askForSource(
+  ctx: Ctx,
+  { runId, nodeId, policyVersion }: { runId: string; nodeId: string; policyVersion: number },
+): Promise<void> {
+  const pending = await ctx.prisma.probe.count({
+    where: { runId, policyVersion, purpose: "REEXECUTION", outcome: null },
+  });
+  if (pending > 0) return;
+  const candidate: (Group & { verifications: Verification[] }) | null = await ctx.prisma.group.findFirst({
+    where: {
+      runId,
+      policyVersion,
+      state: { in: ["ACCEPTED", "SET_ASIDE"] },
+      nodeId: { not: nodeId },
+      probes: { none: {} },
+      verifications: { some: { verdict: "ACCEPTED" }, none: { validatorNodeId: nodeId } },
+    },
+    include: { verifications: { where: { verdict: "ACCEPTED" }, orderBy: { createdAt: "desc" }, take: 1 } },
+    orderBy: { id: "desc" },
+  });
+  const verification = candidate?.verifications[0];
+  if (candidate === null || verification === undefined) return;
+  const { verifications: _, ...group } = candidate;
+  await ctx.prisma.$transaction((tx) => openReexecutions(tx, runId, [{ group, verification }]));
+  ctx.bus.publish("offers:VERIFY");
+}
