@@ -7,7 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { openDatabase, startPostgres } from "@muster/db";
+import { openDatabase, removePostgres, startPostgres } from "@muster/db";
 import type { RunSpec } from "@muster/protocol";
 import { createClient, type MusterClient, type Run } from "@muster/sdk";
 import { family, isAlive, killHard, parentOf } from "./processes.ts";
@@ -44,8 +44,8 @@ export type Installation = {
   /** All of them. */
   urls: readonly string[];
   dashboardUrl: string | undefined;
-  /** The one-time link that `muster up` printed. */
-  signInUrl: string;
+  /** The one-time link that `muster up` printed; none without a dashboard. */
+  signInUrl: string | undefined;
   apiKey: string;
   /** TypeID of the organization. */
   organization: string;
@@ -112,6 +112,7 @@ export async function startInstallation(options: InstallationOptions): Promise<I
     };
   } catch (error) {
     await endSupervisor(supervisor);
+    if (options.keep !== true) await removePostgres(join(stateDir, "postgres"));
     if (options.keep !== true) await rm(folder, { recursive: true, force: true });
     throw error;
   }
@@ -155,13 +156,15 @@ type Connection = Pick<Installation, "url" | "urls" | "dashboardUrl" | "organiza
 async function ready(
   supervisor: ChildProcess,
   { stateDir, logFile }: { stateDir: string; logFile: string },
-): Promise<{ connection: Connection; signInUrl: string }> {
+): Promise<{ connection: Connection; signInUrl: string | undefined }> {
   const deadline = performance.now() + 120_000;
   while (performance.now() < deadline) {
     const file = await readFile(join(stateDir, "connection.json"), "utf8").catch(() => undefined);
     const said = await readFile(logFile, "utf8");
     const signInUrl = said.match(/https?:\/\/\S+\?\S*token=\S+/)?.[0];
-    if (file !== undefined && signInUrl !== undefined) return { connection: JSON.parse(file), signInUrl };
+    const connection: Connection | undefined = file === undefined ? undefined : JSON.parse(file);
+    if (connection !== undefined && (signInUrl !== undefined || connection.dashboardUrl === undefined))
+      return { connection, signInUrl };
     if (supervisor.exitCode !== null || supervisor.signalCode !== null) break;
     await sleep(100);
   }
@@ -187,8 +190,10 @@ async function end(
   for (const pid of before) if (await isAlive(pid)) left.push(pid);
   const names = await Promise.all(left.map(nameOf));
   for (const pid of left) killHard(pid);
-  if (!installation.keep)
+  if (!installation.keep) {
+    await removePostgres(join(installation.folder, "state", "postgres"));
     await rm(installation.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
+  }
   if (left.length > 0) throw new Error(`\`muster up\` ended and left running: ${names.join(", ")}.`);
 }
 

@@ -10,14 +10,34 @@ import { demoRunSpec, fromTypeId, type RunSpec } from "@muster/protocol";
 import { createRun, type Installation, repository, startInstallation, until } from "./installation.ts";
 import { family, killHard } from "./processes.ts";
 
-const { values } = parseArgs({
-  options: {
-    kill: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-    keep: { type: "boolean", default: false },
-    "state-dir": { type: "string" },
-  },
-});
+const usage = `npm run invariants [-- options]      asks the installation that runs in .muster, as \`muster invariants\` does
+  --state-dir <folder>  another installation
+  --kill                start one of its own, kill each of its parts in the middle of a run, and ask then
+  --keep                leave that one's folder
+  --json                nothing but JSON
+`;
+const values = read();
+
+function read() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        kill: { type: "boolean", default: false },
+        json: { type: "boolean", default: false },
+        keep: { type: "boolean", default: false },
+        help: { type: "boolean", default: false },
+        "state-dir": { type: "string" },
+      },
+    });
+    if (!values.help) return values;
+    process.stdout.write(usage);
+    process.exit(0);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n\n${usage}`);
+    process.exit(2);
+  }
+}
+
 const say = (text: string) => {
   if (!values.json) process.stderr.write(`${text}\n`);
 };

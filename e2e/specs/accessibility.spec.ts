@@ -15,6 +15,9 @@ test("no page breaks an accessibility rule, light or dark", async ({
   await page.goto("/runs/new");
   await expect(page.getByText("The spec is valid.")).toBeVisible();
   await expectNoViolations(page, "the form");
+  await page.goto("/settings");
+  await expect(page.getByRole("button", { name: "Make key" })).toBeVisible();
+  await expectNoViolations(page, "the settings");
   for (const [tab, ready] of [
     ["training", page.getByRole("application", { name: /^Reward\./ })],
     ["rollouts", page.getByRole("table", { name: "Rollouts" })],

@@ -11,10 +11,16 @@ test("a run made in the form is worked on, and its curve rises without a reload"
   await page.goto("/runs/new");
   await page.getByLabel("Name", { exact: true }).fill("Made by hand");
   await part(page, "Limits").getByLabel("Steps", { exact: true }).fill(String(steps));
-  // What no longer fits is said at once, and its part of the form opens by itself.
-  await expect(page.getByRole("alert").filter({ hasText: "evaluation.versions" })).toBeVisible();
+  await expect(page.getByText("The spec is valid.")).toBeVisible();
   const evaluation = part(page, "Evaluation");
-  await evaluation.getByLabel("Versions", { exact: true }).fill(`0, ${steps}`);
+  await evaluation.getByRole("heading", { name: "Evaluation" }).click();
+  // What was left empty follows the steps.
+  const versions = evaluation.getByLabel("Versions", { exact: true });
+  await expect(versions).toHaveAttribute("placeholder", `0, ${steps}`);
+  // What does not fit is said at once, by the name the form gives it.
+  await versions.fill(`0, ${steps + 1}`);
+  await expect(page.getByRole("alert").filter({ hasText: "Evaluation › Versions, entry 2" })).toBeVisible();
+  await versions.fill("");
   await evaluation.getByLabel("Examples", { exact: true }).fill("128");
   await expect(page.getByText("The spec is valid.")).toBeVisible();
   await page.getByRole("button", { name: "Create run" }).click();
@@ -33,6 +39,8 @@ test("a run made in the form is worked on, and its curve rises without a reload"
   });
 
   await page.getByRole("tab", { name: "Training" }).click();
+  const paid = page.getByRole("row", { name: /^Paid to nodes/ }).getByRole("cell");
+  await expect(paid).not.toHaveText("0", { timeout: 60_000 });
   await expect(page.getByRole("application", { name: /^Reward\./ })).toBeVisible({ timeout: 60_000 });
   await page.getByRole("button", { name: "View Reward as a table" }).click();
   await expect.poll(() => rewards(page), { timeout: 60_000 }).toHaveLength(steps);

@@ -40,7 +40,7 @@ export const test = base.extend<object, WorkerFixtures>({
     async ({ browser, installation }, use) => {
       const context = await browser.newContext();
       const page = await context.newPage();
-      await signIn(page, installation.signInUrl);
+      await signIn(page, installation.signInUrl ?? "");
       const state = await context.storageState();
       await context.close();
       await use(state);

@@ -1,3 +1,4 @@
-export type { Attack } from "./attack.ts";
+export type { Attack, AttackKind, Expectation, Scene } from "./attack.ts";
 export { attacks } from "./attacks.ts";
-export { olderPolicyExecutor } from "./older-policy.ts";
+export { type Ledger, type LedgerGroup, openLedger } from "./cheating/ledger.ts";
+export type { Facts } from "./facts.ts";

@@ -1,10 +1,12 @@
 import { parseArgs } from "node:util";
-import { runWorker } from "@muster/worker";
+import { createLog } from "@muster/worker";
 import { attacks } from "./attacks.ts";
+import { openLedger } from "./cheating/ledger.ts";
+import { attackOn } from "./scene.ts";
 
-// main.ts <attack> --url http://127.0.0.1:4000 --state <folder> [--name <shown>] [--tasks <n>]: works until it is told to stop.
+// main.ts <attack> --url http://127.0.0.1:4000 --state <folder> [--name <shown>] [--run <id>] [--ledger <file>]: attacks until it is told to stop.
 
-const usage = `Usage: main.ts <attack> --url <coordinator> --state <folder> [--name <name>] [--tasks <n>]
+const usage = `Usage: main.ts <attack> --url <coordinator> --state <folder> [--name <name>] [--run <id>] [--ledger <file>]
 
 Attacks:
 ${Object.values(attacks)
@@ -23,14 +25,14 @@ async function main(): Promise<number> {
   const stop = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
   try {
-    await runWorker({
+    await attackOn(attack, {
       url: asked.url,
+      run: asked.run ?? "",
       stateDir: asked.state,
-      roles: ["WORKER"],
       name: asked.name ?? attack.id,
-      executors: attack.executors(),
+      ledger: openLedger(asked.ledger),
+      log: createLog({ name: attack.id }),
       signal: stop.signal,
-      ...(asked.tasks === undefined ? {} : { maxTasks: asked.tasks }),
     });
     return 0;
   } catch (error) {
@@ -39,7 +41,9 @@ async function main(): Promise<number> {
   }
 }
 
-function read(): { id: string; url: string; state: string; name?: string; tasks?: number } | undefined {
+type Asked = { id: string; url: string; state: string; name?: string; run?: string; ledger?: string };
+
+function read(): Asked | undefined {
   try {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
@@ -47,20 +51,14 @@ function read(): { id: string; url: string; state: string; name?: string; tasks?
         url: { type: "string" },
         state: { type: "string" },
         name: { type: "string" },
-        tasks: { type: "string" },
+        run: { type: "string" },
+        ledger: { type: "string" },
       },
     });
     const [id] = positionals;
-    if (id === undefined || values.url === undefined || values.state === undefined) return undefined;
-    const tasks = values.tasks === undefined ? undefined : Number(values.tasks);
-    if (tasks !== undefined && !(Number.isInteger(tasks) && tasks > 0)) return undefined;
-    return {
-      id,
-      url: values.url,
-      state: values.state,
-      ...(values.name === undefined ? {} : { name: values.name }),
-      ...(tasks === undefined ? {} : { tasks }),
-    };
+    const { url, state, ...rest } = values;
+    if (id === undefined || url === undefined || state === undefined) return undefined;
+    return { id, url, state, ...rest };
   } catch {
     return undefined;
   }
