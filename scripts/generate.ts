@@ -31,6 +31,7 @@ if (!process.argv.includes("--if-stale") || stamp() !== readStamp()) {
     execFileSync(process.execPath, ["src/print-schema.ts"], { cwd: join(root, "apps/api"), stdio });
   }
   run("gql.tada", ["generate-output"], join(root, "packages/sdk"));
+  execFileSync(process.execPath, ["src/print-documents.ts"], { cwd: join(root, "apps/api"), stdio });
   if (check && readFileSync(schemaFile, "utf8") !== committed) {
     process.stderr.write(
       "apps/api/schema.graphql was not what the code prints; it is now. Look at the difference and commit it.\n",

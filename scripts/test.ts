@@ -91,6 +91,7 @@ function run(step: Step): Counts {
     ...process.env,
     TURBO_TELEMETRY_DISABLED: "1",
     NEXT_TELEMETRY_DISABLED: "1",
+    ORT_DISABLE_TELEMETRY: "1",
     PLAYWRIGHT_JSON_OUTPUT_FILE: file,
   };
   const args = step.report === "vitest" ? [...step.args, `--outputFile.json=${file}`] : step.args;

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import {
+  counted,
   formatAge,
   formatCount,
   formatCredits,
@@ -21,6 +22,15 @@ test("counts are exact below ten thousand and short above", () => {
     "190 k",
     "3.1 M",
     "4.2 G",
+  ]);
+});
+
+test("one of a thing is no plural", () => {
+  expect([0, 1, 2, 12_431].map((n) => counted(n, "task"))).toEqual([
+    "0 tasks",
+    "1 task",
+    "2 tasks",
+    "12.4 k tasks",
   ]);
 });
 

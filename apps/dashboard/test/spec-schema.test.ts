@@ -1,4 +1,4 @@
-import { demoRunSpec, parseRunSpec, runSpecSchema } from "@muster/protocol";
+import { demoRunSpec, environments, parseRunSpec, runSpecSchema } from "@muster/protocol";
 import { expect, test } from "vitest";
 import { costBound } from "../src/features/runs/spec-cost.ts";
 import {
@@ -6,6 +6,7 @@ import {
   labelOf,
   parseTyped,
   pathsOf,
+  placeOf,
   type SpecField,
   type SpecSection,
   sectionOf,
@@ -13,6 +14,7 @@ import {
   valueAt,
   withValueAt,
 } from "../src/features/runs/spec-schema.ts";
+import { startFrom, withEnvironment } from "../src/features/runs/spec-start.ts";
 
 const schema = runSpecSchema.toJSONSchema({ io: "input" });
 const demo: Record<string, unknown> = { ...demoRunSpec() };
@@ -89,6 +91,33 @@ test("an issue inside a list belongs to its field, and to no other of a similar 
   const issues = [{ path: "evaluation.versions.1" }, { path: "evaluation.versionsOther" }];
   expect(issuesAt(issues, "evaluation.versions")).toEqual([{ path: "evaluation.versions.1" }]);
   expect(pathsOf(form)).toContain("evaluation.versions");
+});
+
+test("a problem is named as the form names its place", () => {
+  expect(placeOf(form, "evaluation.versions.1")).toBe("Evaluation › Versions, entry 2");
+  expect(placeOf(form, "generation.sampling.topK")).toBe("Generation › Sampling › Top k");
+  expect(placeOf(form, "model")).toBe("Model");
+  expect(placeOf(form, "nowhere.at.all")).toBe("nowhere.at.all");
+});
+
+test("the form's start hinders no first change: it stays valid with fewer steps or another environment", () => {
+  const start = startFrom(demo);
+  expect(start.seed).not.toBe(demo.seed);
+  const completed = (spec: unknown) => {
+    const parsed = parseRunSpec(spec);
+    if (!parsed.ok) throw new Error(JSON.stringify(parsed.issues));
+    return parsed.spec;
+  };
+  expect(completed(withValueAt(start, "limits.steps", 6)).evaluation.versions).toEqual([0, 6]);
+  for (const { slug, title } of Object.values(environments)) {
+    const moved = completed(withEnvironment(start, slug, Object.values(environments)));
+    expect([moved.name, moved.generation.maxOutputTokens]).toEqual([
+      title,
+      environments[slug]?.maxOutputTokens,
+    ]);
+  }
+  const mine = withValueAt(start, "name", "Mine");
+  expect(withEnvironment(mine, "muster/addition@1", Object.values(environments)).name).toBe("Mine");
 });
 
 test("changing a value leaves the spec it came from alone", () => {

@@ -14,8 +14,19 @@ export type GlobalOptions = {
 
 export const defaultUrl = "http://127.0.0.1:4000";
 
-/** Where the coordinator is, and who said so. */
+/** Where the coordinator is, and who said so. @throws Failure `USAGE` when what they said is no URL. */
 export function coordinatorUrl(options: GlobalOptions): { url: string; source: string } {
+  const found = choose(options);
+  const protocol = URL.parse(found.url)?.protocol;
+  if (protocol === "http:" || protocol === "https:") return found;
+  throw new Failure({
+    exit: "usage",
+    code: "USAGE",
+    what: `"${found.url}" (${found.source}) is not a coordinator's URL; write it like ${defaultUrl}.`,
+  });
+}
+
+function choose(options: GlobalOptions): { url: string; source: string } {
   if (options.url !== undefined) return { url: options.url, source: "--url" };
   if (process.env.MUSTER_URL) return { url: process.env.MUSTER_URL, source: "MUSTER_URL" };
   const running = runningHere(options);
@@ -28,18 +39,28 @@ export async function openClient(options: GlobalOptions): Promise<MusterClient> 
   const { createClient } = await import("@muster/sdk");
   const { url } = coordinatorUrl(options);
   const apiKey = options.apiKey ?? (process.env.MUSTER_API_KEY || keyFor(options, url));
-  try {
-    return createClient({ url, ...(apiKey === undefined ? {} : { apiKey }) });
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    throw new Failure({ exit: "usage", code: "USAGE", what: error.message });
-  }
+  return createClient({ url, ...(apiKey === undefined ? {} : { apiKey }) });
 }
 
 /** The local installation's key goes to that installation and nowhere else. */
 function keyFor(options: GlobalOptions, url: string): string | undefined {
   const running = runningHere(options);
   return running?.url === url.replace(/\/+$/, "") ? running.apiKey : undefined;
+}
+
+/**
+ * The API key of the installation that runs in the state folder.
+ * @throws Failure `NOT_RUNNING` when none does.
+ */
+export function localApiKey(options: GlobalOptions): string {
+  const key = runningHere(options)?.apiKey;
+  if (key !== undefined) return key;
+  throw new Failure({
+    exit: "failed",
+    code: "NOT_RUNNING",
+    what: `Nothing runs in ${options.stateDir}, and a local key is made anew at every start.`,
+    fix: ["npm start"],
+  });
 }
 
 function runningHere({ stateDir }: GlobalOptions): { url: string; apiKey: string } | undefined {

@@ -49,6 +49,14 @@ export async function failureOf(error: unknown): Promise<Failure> {
     return new Failure({ exit: "failed", code: error.code, what: error.message, cause: error });
   }
   if (error instanceof Error && error.name === "AbortError") return interrupted(error);
+  if (error instanceof Error && codedErrors.has(error.name)) {
+    return new Failure({
+      exit: "failed",
+      code: systemCode(error) ?? "FAILED",
+      what: error.message,
+      cause: error,
+    });
+  }
   const what = error instanceof Error ? error.message : String(error);
   return new Failure({
     exit: "failed",
@@ -59,6 +67,14 @@ export async function failureOf(error: unknown): Promise<Failure> {
     cause: error,
   });
 }
+
+/** Errors of our packages that say in words what is wrong with somebody's bytes or machine, by their names: loading the classes to ask takes time. */
+const codedErrors: ReadonlySet<string> = new Set([
+  "PolicyError",
+  "CheckpointError",
+  "EvidenceError",
+  "ShardcastError",
+]);
 
 /** How a failure is told to people. */
 export function describe(failure: Failure): string {
@@ -79,21 +95,18 @@ export function interrupted(cause?: unknown): Failure {
   return new Failure({ exit: "interrupted", code: "INTERRUPTED", what: "Interrupted.", cause });
 }
 
-type ApiErrorLike = Error & { code: string; requestId: string | undefined; status: number | undefined };
+type ApiErrorLike = Error & { code: string; requestId: string | undefined };
 
 function ofApiError(error: ApiErrorLike): Failure {
-  // A key that is refused at the door is answered without GraphQL.
-  const code = error.code === "BAD_RESPONSE" && error.status === 401 ? "UNAUTHENTICATED" : error.code;
-  const what = code === error.code ? error.message : "The coordinator does not know this API key.";
-  const shared = { code, what, requestId: error.requestId, cause: error };
-  switch (code) {
+  const shared = { code: error.code, what: error.message, requestId: error.requestId, cause: error };
+  switch (error.code) {
     case "ABORTED":
       return interrupted(error);
     case "UNAUTHENTICATED":
       return new Failure({
         ...shared,
         exit: "signedOut",
-        why: "The coordinator wants to know who asks. Use an API key of your organization: the dashboard makes them under Settings.",
+        why: "The coordinator wants to know who asks. An owner of your organization makes API keys in the dashboard, under Settings.",
         fix: ["export MUSTER_API_KEY=<key>"],
       });
     case "NETWORK":
@@ -103,7 +116,15 @@ function ofApiError(error: ApiErrorLike): Failure {
       return new Failure({
         ...shared,
         exit: "unreachable",
-        fix: ["npm run muster -- doctor"],
+        why: "`npm start` starts a coordinator on this machine; doctor looks for what else may be the reason.",
+        fix: ["npm start", "npm run muster -- doctor"],
+      });
+    case "TLS_REQUIRED":
+      return new Failure({
+        ...shared,
+        exit: "refused",
+        what: "The coordinator takes no plain HTTP from other machines.",
+        why: "Keys and prompts would cross the network in the clear. Dial it by its https address, which its operator knows (docs/deploy.md).",
       });
     case "BAD_RESPONSE":
       return new Failure({

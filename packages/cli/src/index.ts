@@ -26,6 +26,7 @@ export {
   secretOf,
   writeConnection,
 } from "./state-folder.ts";
+export { type Reach, type ReachOptions, reachOf } from "./up/reach.ts";
 export {
   type Child,
   type ChildSpec,

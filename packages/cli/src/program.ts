@@ -3,10 +3,12 @@
 import { hostname } from "node:os";
 import { resolve } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import { coordinatorUrl, type GlobalOptions, openClient } from "./connection.ts";
+import { type Ended, usage, wholeNumber, withClient } from "./arguments.ts";
+import { coordinatorUrl, type GlobalOptions, localApiKey } from "./connection.ts";
 import { type Exit, exitCodeHelp, exitCodes } from "./exit-codes.ts";
-import { describe, Failure, failureJson, failureOf } from "./failure.ts";
+import { describe, type Failure, failureJson, failureOf } from "./failure.ts";
 import { openTerminal, type Terminal } from "./terminal.ts";
+import { addVerificationCommands } from "./verification-commands.ts";
 
 /**
  * Runs one command line to its end.
@@ -64,12 +66,12 @@ function buildProgram(terminal: Terminal, ended: (exit: Exit) => void): Command 
   addDoctor(program, terminal, ended);
   addRuns(program, terminal, ended);
   addNodes(program, terminal);
+  addVerificationCommands(program, terminal, ended);
+  addApiKey(program, terminal);
   addDemoSpec(program, terminal);
   addInvariants(program, terminal, ended);
   return program;
 }
-
-type Ended = (exit: Exit) => void;
 
 function addUp(program: Command, terminal: Terminal, ended: Ended): void {
   program
@@ -88,6 +90,26 @@ function addUp(program: Command, terminal: Terminal, ended: Ended): void {
     .option("--seed <n>", "seed of a new demo run", wholeNumber(0, 2 ** 31), 1)
     .option("--port <port>", "the coordinator's port", wholeNumber(1, 65_535), 4000)
     .option("--dashboard-port <port>", "the dashboard's port (default: the next one)", wholeNumber(1, 65_535))
+    .addOption(
+      new Option("--host <address>", "where both listen: 127.0.0.1, or 0.0.0.0 for other machines, too")
+        .env("MUSTER_HOST")
+        .default("127.0.0.1"),
+    )
+    .addOption(
+      new Option("--public-url <url>", "the https address of a proxy before the coordinator").env(
+        "MUSTER_PUBLIC_URL",
+      ),
+    )
+    .addOption(
+      new Option("--dashboard-url <url>", "where people open the dashboard (default: follows)").env(
+        "MUSTER_DASHBOARD_URL",
+      ),
+    )
+    .option("--trust-proxy", "believe a proxy on another machine who the client is (MUSTER_TRUST_PROXY=1)")
+    .option(
+      "--plain-http",
+      "serve other machines without TLS: only where everyone may read everything (MUSTER_PLAIN_HTTP=1)",
+    )
     .option("--no-dashboard", "without the dashboard")
     .option("--no-demo", "without a demo run")
     .addOption(new Option("--no-run", "the same as --no-demo").hideHelp())
@@ -95,7 +117,7 @@ function addUp(program: Command, terminal: Terminal, ended: Ended): void {
     .option("--fresh", "remove what an earlier start left in the state folder first", false)
     .addHelpText(
       "after",
-      "\nStarting again goes on where it was. Ctrl-C stops everything in order; a second one kills.\n\nExamples:\n  npm start\n  npm start -- --workers 2 --cheaters 1 --steps 50\n  npm start -- --port 5000 --state-dir /data/muster",
+      "\nStarting again goes on where it was; when the demo run has ended, a new one begins. Ctrl-C stops everything in order; a second one kills.\n\nExamples:\n  npm start\n  npm start -- --workers 2 --cheaters 1 --steps 50\n  npm start -- --port 5000 --state-dir /data/muster\n  npm start -- --public-url https://muster.example      behind a TLS proxy: docs/deploy.md\n  npm start -- --host 0.0.0.0 --plain-http              in a network you trust",
     )
     .action(async (_options, command: Command) => {
       const { port, dashboardPort, run, demo, ...options } = command.optsWithGlobals<
@@ -111,6 +133,11 @@ function addUp(program: Command, terminal: Terminal, ended: Ended): void {
           run: boolean;
           apiProcesses: number;
           fresh: boolean;
+          host: string;
+          publicUrl?: string;
+          dashboardUrl?: string;
+          trustProxy?: boolean;
+          plainHttp?: boolean;
         }
       >();
       if (dashboardPort === undefined && port === 65_535)
@@ -119,7 +146,19 @@ function addUp(program: Command, terminal: Terminal, ended: Ended): void {
         throw usage("The coordinator and the dashboard cannot share a port; give them two.");
       const { up } = await import("./up/up.ts");
       ended(
-        await up({ ...options, port, dashboardPort: dashboardPort ?? port + 1, demo: demo && run }, terminal),
+        await up(
+          {
+            ...options,
+            port,
+            dashboardPort: dashboardPort ?? port + 1,
+            demo: demo && run,
+            publicUrl: options.publicUrl || undefined,
+            dashboardUrl: options.dashboardUrl || undefined,
+            trustProxy: options.trustProxy ?? switched("MUSTER_TRUST_PROXY"),
+            plainHttp: options.plainHttp ?? switched("MUSTER_PLAIN_HTTP") ?? false,
+          },
+          terminal,
+        ),
       );
     });
 }
@@ -128,7 +167,16 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
   program
     .command("worker")
     .description("let this machine work for a coordinator")
-    .option("--state <folder>", "the node's own folder: its key and its checkpoints", ".muster-node")
+    .option(
+      "--state <folder>",
+      "the node's own folder: its key and its checkpoints (default: .muster/node here, else ~/.muster/node)",
+    )
+    .option("--run <id>", "work for this run only, also with granted roles; may be given again", ids("run"))
+    .option(
+      "--organization <id>",
+      "work for this organization's runs only, also with granted roles; may be given again",
+      ids("org"),
+    )
     .option(
       "--roles <list>",
       "what it does: worker, validator, trainer, evaluator; all but worker must be granted",
@@ -148,12 +196,14 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
     )
     .addHelpText(
       "after",
-      "\nExamples:\n  muster worker --url https://coordinator.example\n  muster worker --url http://127.0.0.1:4000 --roles validator,evaluator --providers cpu",
+      "\nWithout --run and --organization it generates for every open run, and does nothing else.\n\nExamples:\n  npm run muster -- worker --url https://muster.example\n  npm run muster -- worker --url https://muster.example --roles validator,evaluator --organization org_…",
     )
     .action(async (_options, command: Command) => {
       const options = command.optsWithGlobals<
         GlobalOptions & {
-          state: string;
+          state?: string;
+          run?: string[];
+          organization?: string[];
           roles: string;
           providers?: string;
           threads: number;
@@ -161,12 +211,13 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
           drainSeconds: number;
         }
       >();
-      const { parseProviders, parseRoles, work } = await import("./worker.ts");
+      const { nodeFolder, parseProviders, parseRoles, work } = await import("./worker.ts");
       const { executionProviders } = await import("@muster/policy");
       const exit = await work(
         {
           url: coordinatorUrl(options).url,
-          state: resolve(options.state),
+          state: options.state === undefined ? nodeFolder(options.stateDir) : resolve(options.state),
+          worksFor: [...(options.run ?? []), ...(options.organization ?? [])],
           roles: parseRoles(options.roles),
           providers: options.providers === undefined ? executionProviders : parseProviders(options.providers),
           threads: options.threads,
@@ -220,7 +271,11 @@ function addRuns(program: Command, terminal: Terminal, ended: Ended): void {
   runs
     .command("create <spec>")
     .description("create a run from a file in TOML or JSON, and start it")
-    .option("--credits <n>", "its budget, in micro-credits", credits, "1000000000")
+    .addOption(
+      new Option("--credits <n>", "its budget in credits, such as 120 or 0.5")
+        .argParser(credits)
+        .default("1000000000", "1000"),
+    )
     .option("--organization <id>", "whose run it is (default: your only organization)")
     .option("--no-start", "leave it a DRAFT; `runs resume` starts it")
     .addHelpText(
@@ -277,9 +332,8 @@ function addRuns(program: Command, terminal: Terminal, ended: Ended): void {
 }
 
 function addNodes(program: Command, terminal: Terminal): void {
-  program
-    .command("nodes")
-    .description("look at nodes")
+  const nodes = program.command("nodes").description("look at nodes");
+  nodes
     .command("list")
     .description("the nodes you may see")
     .option("--run <id>", "only those of this run")
@@ -289,6 +343,31 @@ function addNodes(program: Command, terminal: Terminal): void {
         await listNodes(client, terminal, { run: command.opts().run, signal });
       }),
     );
+  nodes
+    .command("reinstate <run> <node>")
+    .description("lift a node's quarantine in a run; all of its work is audited again at first")
+    .requiredOption("--reason <text>", "why, for the audit log")
+    .action((run: string, node: string, _options, command: Command) =>
+      withClient(command, async (client, signal) => {
+        const { reinstateNode } = await import("./nodes.ts");
+        await reinstateNode(client, terminal, { run, node, reason: command.opts().reason, signal });
+      }),
+    );
+}
+
+function addApiKey(program: Command, terminal: Terminal): void {
+  program
+    .command("api-key")
+    .description("print the key of the installation that runs here, for programs of this machine")
+    .addHelpText(
+      "after",
+      "\nIt may do everything and is replaced at every start. Lasting keys with fewer rights are made in the dashboard, under Settings.\n\nExample:\n  export MUSTER_API_KEY=$(npm run --silent muster -- api-key)",
+    )
+    .action((_options, command: Command) => {
+      const apiKey = localApiKey(command.optsWithGlobals<GlobalOptions>());
+      terminal.value({ apiKey });
+      terminal.say(apiKey);
+    });
 }
 
 function addDemoSpec(program: Command, terminal: Terminal): void {
@@ -322,44 +401,31 @@ function addInvariants(program: Command, terminal: Terminal, ended: Ended): void
     });
 }
 
-type Client = Awaited<ReturnType<typeof openClient>>;
-
-/** Gives a command its client, and Ctrl-C a way to end its calls. */
-async function withClient(
-  command: Command,
-  work: (client: Client, signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  await using client = await openClient(command.optsWithGlobals<GlobalOptions>());
-  const stop = new AbortController();
-  const interrupt = () => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted.code);
-    stop.abort();
-  };
-  process.on("SIGINT", interrupt);
-  try {
-    await work(client, stop.signal);
-  } finally {
-    process.off("SIGINT", interrupt);
-  }
-}
-
 function stateDirOption(): Option {
   return new Option("--state-dir <folder>", "where a local installation keeps everything")
     .env("MUSTER_STATE_DIR")
     .default(".muster");
 }
 
-function wholeNumber(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (/^\d+$/.test(text) && value >= least && value <= most) return value;
-    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+/** TypeIDs of one kind, gathered over every time the option is given. */
+function ids(prefix: "run" | "org"): (text: string, before: string[] | undefined) => string[] {
+  return (text, before = []) => {
+    if (text.startsWith(`${prefix}_`)) return [...before, text];
+    throw new InvalidArgumentError(`It must be an id that begins with ${prefix}_; \`runs list\` shows them.`);
   };
 }
 
+/** A switch of the environment; undefined when it is not set. */
+function switched(variable: string): boolean | undefined {
+  const value = process.env[variable];
+  return value === undefined || value === "" ? undefined : value === "1" || value === "true";
+}
+
 function credits(text: string): string {
-  if (/^\d{1,18}$/.test(text)) return text;
-  throw new InvalidArgumentError("It must be a whole number of micro-credits.");
+  const match = /^(\d{1,12})(?:\.(\d{1,6}))?$/.exec(text);
+  if (match === null)
+    throw new InvalidArgumentError("It must be an amount of credits, with at most six decimals.");
+  return String(BigInt(match[1] ?? "0") * 1_000_000n + BigInt((match[2] ?? "").padEnd(6, "0")));
 }
 
 const runStates = ["DRAFT", "RUNNING", "PAUSED", "COMPLETED", "CANCELLED", "FAILED"] as const;
@@ -368,10 +434,6 @@ function runState(text: string): (typeof runStates)[number] {
   const found = runStates.find((state) => state === text.toUpperCase());
   if (found !== undefined) return found;
   throw new InvalidArgumentError(`It must be one of ${runStates.join(", ")}.`);
-}
-
-function usage(what: string): Failure {
-  return new Failure({ exit: "usage", code: "USAGE", what });
 }
 
 function stackOf(failure: Failure): string {

@@ -8,20 +8,29 @@ import { describeHardware, type Identity } from "@muster/worker";
  */
 export async function registerNode(
   client: MusterClient,
-  node: { identity: Identity; name: string; signal: AbortSignal },
+  node: {
+    url: string;
+    identity: Identity;
+    name: string;
+    /** TypeIDs of runs and organizations. */
+    worksFor: readonly string[];
+    signal: AbortSignal;
+  },
 ): Promise<string> {
   const { identity, name, signal } = node;
   const { publicKey } = identity;
+  const audience = new URL(node.url).origin;
   const { challenge } = await client.nodes.challenge({ publicKey }, { signal });
   const answer = await client.nodes.register(
     {
       publicKey,
       challenge,
-      signature: identity.signHex(challengeBytes({ publicKey, challenge })),
+      signature: identity.signHex(challengeBytes({ publicKey, challenge, audience })),
       protocol: protocolVersion,
       software: "muster-cli/0.1.0",
       name,
       hardware: describeHardware({ providers: [], threads: 1 }),
+      worksFor: [...node.worksFor],
     },
     { signal },
   );

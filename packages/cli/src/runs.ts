@@ -1,11 +1,11 @@
 import { randomUUID } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { extname } from "node:path";
 import { prefixOf } from "@muster/protocol";
 import { graphql, type MusterClient, type Run, type RunState } from "@muster/sdk";
 import { parse as parseToml, TomlError } from "smol-toml";
+import { readBytes } from "./checkpoint.ts";
 import type { Exit } from "./exit-codes.ts";
-import { Failure, systemCode } from "./failure.ts";
+import { Failure } from "./failure.ts";
 import { progressLine, progressOf, showProgress } from "./run-progress.ts";
 import { printable, type Terminal, table } from "./terminal.ts";
 
@@ -59,6 +59,9 @@ export async function showRun(
     Object.entries(of)
       .flatMap(([name, n]) => (n > 0 ? [`${n} ${name}`] : []))
       .join(", ") || "none";
+  // as everywhere else: what is set aside was accepted, and is paid
+  const { accepted, setAside, ...others } = groups;
+  const settled = { accepted: accepted + setAside, "of these without signal": setAside };
   terminal.say(progressLine(run));
   const rows: [string, string][] = [
     ["id", run.id],
@@ -68,8 +71,8 @@ export async function showRun(
     ["revision", `${run.revision.number}, spec ${run.revision.hash.slice(0, 12)}`],
     ["version", run.currentVersion === null ? "none yet" : String(run.currentVersion)],
     ["tasks", counts(tasks)],
-    ["groups", counts(groups)],
-    ["workers", `${workersActive} active`],
+    ["groups", counts({ ...settled, ...others })],
+    ["workers", run.endedAt === null ? `${workersActive} generating` : "none, the run has ended"],
     ["tokens", `${tokensGenerated} generated, ${tokensMeasured} measured`],
     ...evaluations.map(({ version, mean, ciLow, ciHigh, n }): [string, string] => [
       `version ${version}`,
@@ -169,12 +172,17 @@ export async function grantRole(
   terminal.say(
     `${printable(grant.node.name)} ${revoke ? "is no longer" : "is now"} ${role} of ${options.run}.`,
   );
+  // a node takes granted roles only from whom it names
+  if (!revoke)
+    terminal.say(
+      `It must agree: muster worker --roles ${role.toLowerCase()} --run ${run} --url <coordinator>, on that machine.`,
+    );
 }
 
 const grantable = ["VALIDATOR", "TRAINER", "EVALUATOR", "RELAY"] as const;
 
 /** A run by its id or slug. */
-async function findRun(client: MusterClient, name: string, signal: AbortSignal): Promise<Run> {
+export async function findRun(client: MusterClient, name: string, signal: AbortSignal): Promise<Run> {
   return await client.runs.get(prefixOf(name) === "run" ? { id: name } : { slug: name }, { signal });
 }
 
@@ -196,24 +204,9 @@ async function onlyOrganization(client: MusterClient, signal: AbortSignal): Prom
   });
 }
 
-async function readSpec(file: string): Promise<unknown> {
-  let text: string;
-  try {
-    text = await readFile(file, "utf8");
-  } catch (error) {
-    const reason =
-      systemCode(error) === "ENOENT"
-        ? "there is no such file"
-        : error instanceof Error
-          ? error.message
-          : String(error);
-    throw new Failure({
-      exit: "usage",
-      code: "FILE_UNREADABLE",
-      what: `${file} cannot be read: ${reason}.`,
-      cause: error,
-    });
-  }
+/** What a file in TOML or JSON says. @throws Failure `FILE_UNREADABLE`, `FILE_MALFORMED` */
+export async function readSpec(file: string): Promise<unknown> {
+  const text = new TextDecoder().decode(await readBytes(file));
   try {
     return extname(file) === ".toml" ? parseToml(text) : JSON.parse(text);
   } catch (error) {

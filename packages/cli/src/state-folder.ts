@@ -36,9 +36,11 @@ const ownEntries = [
 ] as const;
 export type OwnEntry = (typeof ownEntries)[number];
 
-/** What the repository's own commands put there before the first start. */
+/** What other commands put there, also before the first start: `--fresh` leaves it. */
 const neighbours: ReadonlySet<string> = new Set([
   "bootstrap.lock",
+  // the key of a node that works for somebody else's coordinator
+  "node",
   "test-results",
   "test-postgres",
   ".DS_Store",

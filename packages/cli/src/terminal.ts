@@ -14,6 +14,8 @@ export type Terminal = {
    * every five seconds. Nothing with --json.
    */
   status(text: string): void;
+  /** From here on a reader that leaves ends nothing: whoever serves stops in order, also when nobody hears of it. */
+  outlive(): void;
 };
 
 /** Milliseconds between two status lines where a line cannot be rewritten. */
@@ -22,10 +24,13 @@ const CLEAR_LINE = "\r\x1b[2K";
 
 export function openTerminal({ json }: { json: boolean }): Terminal {
   const { stdout, stderr } = process;
+  let needed = true;
   // `muster … | head` closes the pipe early; that is no failure.
   stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(0);
+    if (error.code === "EPIPE" && needed) process.exit(0);
   });
+  // a terminal that was closed
+  stderr.on("error", () => {});
   const rewrites = stdout.isTTY === true && process.env.TERM !== "dumb";
   let shown = "";
   let last = "";
@@ -43,6 +48,9 @@ export function openTerminal({ json }: { json: boolean }): Terminal {
     },
     value: (value) => {
       if (json) stdout.write(`${JSON.stringify(value)}\n`);
+    },
+    outlive: () => {
+      needed = false;
     },
     note: (text) => above(() => stderr.write(`${text}\n`)),
     status: (text) => {

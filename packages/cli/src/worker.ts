@@ -1,15 +1,17 @@
-import { setTimeout as sleep } from "node:timers/promises";
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
 import { type ExecutionProvider, executionProviders } from "@muster/policy";
-import { ApiError, createClient } from "@muster/sdk";
-import { openIdentity, runWorker, type WorkerOptions, type WorkerRole } from "@muster/worker";
+import { type Log, runWorker, type WorkerRole } from "@muster/worker";
 import type { Exit } from "./exit-codes.ts";
 import { Failure } from "./failure.ts";
-import { registerNode } from "./register-node.ts";
-import type { Terminal } from "./terminal.ts";
+import { printable, type Terminal } from "./terminal.ts";
 
 export type WorkerCommand = {
   url: string;
   state: string;
+  /** TypeIDs of runs and organizations. */
+  worksFor: readonly string[];
   roles: readonly WorkerRole[];
   providers: readonly ExecutionProvider[];
   threads: number;
@@ -20,6 +22,7 @@ export type WorkerCommand = {
 
 /** Works until a signal, then drains. @throws ApiError when the coordinator refuses the node for good. */
 export async function work(command: WorkerCommand, terminal: Terminal): Promise<Exit> {
+  terminal.outlive();
   const stop = new AbortController();
   let exit: Exit = "ok";
   for (const name of ["SIGINT", "SIGTERM"] as const) {
@@ -30,24 +33,25 @@ export async function work(command: WorkerCommand, terminal: Terminal): Promise<
       stop.abort();
     });
   }
-  const { url, state, roles, providers, threads, name, drainSeconds, dashboardUrl } = command;
-  const node = await introduce(command, terminal, stop.signal);
-  if (node !== undefined) {
-    terminal.value({ type: "node", node, name, url, dashboardUrl });
-    terminal.say(`Node ${node} (${name}) works for ${url} as ${roles.join(", ").toLowerCase()}.`);
-    if (dashboardUrl !== undefined) terminal.say(`Dashboard: ${dashboardUrl}`);
-  }
-  const log = workerLog(terminal);
+  const { url, state, worksFor, roles, providers, threads, name, drainSeconds, dashboardUrl } = command;
   const summary = await runWorker({
     url,
     stateDir: state,
+    worksFor,
     roles,
     providers,
     threads,
     name,
     drainSeconds,
-    log,
+    log: workerLog(terminal),
     signal: stop.signal,
+    onRegistered(node) {
+      terminal.value({ type: "node", node, name, url, dashboardUrl });
+      terminal.say(`Node ${node} (${name}) works for ${url} as ${roles.join(", ").toLowerCase()}.`);
+      terminal.say(`Its key and checkpoints lie in ${state}.`);
+      if (dashboardUrl !== undefined) terminal.say(`Dashboard: ${dashboardUrl}`);
+      terminal.say("Waiting for work. Each task that is submitted is a line here; Ctrl-C stops in order.");
+    },
   });
   terminal.value({ type: "summary", ...summary });
   terminal.say(
@@ -56,27 +60,13 @@ export async function work(command: WorkerCommand, terminal: Terminal): Promise<
   return exit;
 }
 
-/** Learns the node's id, for as long as the coordinator is away. Undefined when stopped before. */
-async function introduce(
-  command: WorkerCommand,
-  terminal: Terminal,
-  signal: AbortSignal,
-): Promise<string | undefined> {
-  const identity = await openIdentity(command.state);
-  await using client = createClient({ url: command.url });
-  for (let told = false; !signal.aborted; ) {
-    try {
-      return await registerNode(client, { identity, name: command.name, signal });
-    } catch (error) {
-      if (signal.aborted) return undefined;
-      if (!(error instanceof ApiError && (error.retryable || error.code === "CHALLENGE_INVALID")))
-        throw error;
-      if (!told) terminal.note(`${error.message} Waiting for ${command.url} …`);
-      told = true;
-      await sleep(2_000, undefined, { signal }).catch(() => {});
-    }
-  }
-  return undefined;
+/**
+ * The folder of a node that nobody chose one for: in the installation's, which version control ignores, else in the user's own.
+ * @param stateDir folder of a local installation, whether it is there or not.
+ */
+export function nodeFolder(stateDir: string): string {
+  const installation = resolve(stateDir);
+  return existsSync(installation) ? join(installation, "node") : join(homedir(), ".muster", "node");
 }
 
 /** @throws Failure naming what may be given. */
@@ -88,7 +78,9 @@ export function parseRoles(text: string): WorkerRole[] {
 
 /** @throws Failure naming what may be given. */
 export function parseProviders(text: string): ExecutionProvider[] {
-  return parseList(text, executionProviders, "execution provider", (word) => word.toLowerCase());
+  return parseList(text, [...executionProviders, "wasm"] as const, "execution provider", (word) =>
+    word.toLowerCase(),
+  );
 }
 
 function parseList<T extends string>(
@@ -109,30 +101,28 @@ function parseList<T extends string>(
   });
 }
 
-type Log = NonNullable<WorkerOptions["log"]>;
-
 /** The worker's log as lines on standard error; debug lines only with MUSTER_LOG_LEVEL=debug. */
 function workerLog(terminal: Terminal): Log {
   const shown = process.env.MUSTER_LOG_LEVEL === "debug" || process.env.MUSTER_LOG_LEVEL === "trace";
-  const at = (level: string, bound: object) => (first: unknown, second?: unknown) => {
-    const [fields, message] = typeof first === "object" && first !== null ? [first, second] : [{}, first];
-    const all = { ...bound, ...fields };
-    const time = new Date().toISOString();
-    if (terminal.json) return terminal.note(JSON.stringify({ time, level, message, ...all }));
-    const rest = Object.entries(all).map(
-      ([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
-    );
-    terminal.note([time.slice(11, 19), level.padEnd(5), String(message ?? ""), ...rest].join(" "));
-  };
-  const make = (bound: object): object => ({
-    trace: () => {},
+  const at =
+    (level: string, bound: object): Log["info"] =>
+    (first: object | string, second?: string) => {
+      const [fields, message] = typeof first === "string" ? [{}, first] : [first, second ?? ""];
+      const all = { ...bound, ...fields };
+      const time = new Date().toISOString();
+      if (terminal.json) return terminal.note(JSON.stringify({ time, level, message, ...all }));
+      const rest = Object.entries(all).flatMap(([key, value]) =>
+        value === undefined ? [] : `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
+      );
+      // reasons and messages are the coordinator's own words
+      terminal.note(printable([time.slice(11, 19), level.padEnd(5), message, ...rest].join(" ")));
+    };
+  const make = (bound: object): Log => ({
     debug: shown ? at("debug", bound) : () => {},
     info: at("info", bound),
     warn: at("warn", bound),
     error: at("error", bound),
-    fatal: at("fatal", bound),
-    child: (more: object) => make({ ...bound, ...more }),
+    child: (fields) => make({ ...bound, ...fields }),
   });
-  // The worker calls these six methods and `child` of the logger, nothing else of pino's.
-  return make({}) as Log;
+  return make({});
 }

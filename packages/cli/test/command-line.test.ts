@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { demoRunSpec } from "@muster/protocol";
 import { test } from "vitest";
-import { exitCodes } from "../src/index.ts";
+import { exitCodes, openStateFolder, writeConnection } from "../src/index.ts";
 import { muster, testFolder } from "./muster.ts";
 
 /** Something that answers every GraphQL request with the same errors. */
@@ -51,11 +51,15 @@ test.concurrent.for([
   [["up", "--workers", "two"], "whole number from 0 to 64"],
   [["up", "--port", "70000"], "whole number from 1 to 65535"],
   [["up", "--port", "5000", "--dashboard-port", "5000"], "cannot share a port"],
+  [["up", "--host", "0.0.0.0"], "npm start -- --host 0.0.0.0 --plain-http"],
   [["worker", "--roles", "worker,king"], '"king" is no role'],
   [["worker", "--providers", "abacus"], '"abacus" is no execution provider'],
   [["runs", "list", "--state", "ASLEEP"], "one of DRAFT"],
   [["runs", "create", "missing.toml"], "missing.toml cannot be read: there is no such file"],
   [["runs", "list", "--url", "localhost:4000"], "is not a coordinator's URL"],
+  [["worker", "--url", "notaurl"], '"notaurl" (--url) is not a coordinator\'s URL'],
+  [["worker", "--run", "sort-digits"], "begins with run_"],
+  [["runs", "create", "spec.json", "--credits", "1e3"], "an amount of credits"],
   [["runs", "grant", "run", "node", "king"], '"king" is no role that can be granted'],
 ] as const)("muster %s is told what is wrong, and exits with 2", async ([args, said], { expect }) => {
   const { status, stdout, stderr } = await muster(args);
@@ -77,7 +81,7 @@ test.concurrent("a spec that is not TOML is told with its place, and exits with 
 test.concurrent("a coordinator that is not there exits with 5 and says what to do", async ({ expect }) => {
   const { status, stdout, stderr } = await muster(["runs", "list", "--url", "http://127.0.0.1:9"]);
   expect({ status, stdout }).toEqual({ status: 5, stdout: "" });
-  expect(stderr).toContain("\n    npm run muster -- doctor\n");
+  expect(stderr).toContain("\n    npm start\n    npm run muster -- doctor\n");
 });
 
 test.concurrent("UNAUTHENTICATED exits with 4 and says how to sign in", async ({ expect }) => {
@@ -120,6 +124,30 @@ test.concurrent("a refusal exits with 3; with --json it is JSON on standard erro
       requestId: "req_7",
       exitCode: 3,
     },
+  });
+});
+
+test.concurrent("a coordinator that wants TLS is told apart from one that does not answer", async ({
+  expect,
+}) => {
+  await using coordinator = await answering("TLS_REQUIRED", "Over TLS only.", 426);
+  const { status, stderr } = await muster(["runs", "list", "--url", coordinator.url]);
+  expect(status).toBe(3);
+  expect(stderr).toContain("takes no plain HTTP");
+});
+
+test.concurrent("the local key is printed for a program, or how to get one", async ({ expect }) => {
+  await using folder = await testFolder();
+  const state = join(folder.path, "state");
+  const none = await muster(["api-key", "--state-dir", state]);
+  expect([none.status, none.stdout]).toEqual([1, ""]);
+  expect(none.stderr).toContain("npm start");
+  const connection = { url: "http://127.0.0.1:9", organization: "org_1", apiKey: "muster_k" };
+  writeConnection(openStateFolder(state), { ...connection, urls: [connection.url], dashboardUrl: undefined });
+  expect(await muster(["api-key", "--state-dir", state])).toEqual({
+    status: 0,
+    stdout: "muster_k\n",
+    stderr: "",
   });
 });
 

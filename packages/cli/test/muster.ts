@@ -4,6 +4,7 @@ import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { removePostgres } from "@muster/db";
 
 const script = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 
@@ -36,11 +37,19 @@ export function muster(
 
 export type TestFolder = AsyncDisposable & { path: string };
 
+/** A folder of the test's own; a state folder in it is called `state`. */
 export async function testFolder(): Promise<TestFolder> {
   const path = await mkdtemp(join(tmpdir(), "muster-cli-"));
   // As root the database runs as another user, which must get in.
   await chmod(path, 0o755);
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      // where that user may not enter the temporary folder itself, the data is elsewhere
+      await removePostgres(join(path, "state", "postgres"));
+      await rm(path, { recursive: true, force: true });
+    },
+  };
 }
 
 /** Waits until the condition holds. */

@@ -48,6 +48,10 @@ function pids(stateDir: string): number[] {
   return children.map(({ pid }) => pid);
 }
 
+function postmasterPid(stateDir: string): number {
+  return Number(readFileSync(join(stateDir, "postgres", "data", "postmaster.pid"), "utf8").split("\n")[0]);
+}
+
 function lives(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -79,7 +83,7 @@ test("an installation starts, serves, refuses a second one, ends in order, comes
       `start; it said: ${up.said()}`,
       () => {
         if (up.process.exitCode !== null) throw new Error(`up ended: ${up.said()}`);
-        return existsSync(join(stateDir, "connection.json")) && /sign-in\?token=/.test(up.said());
+        return existsSync(join(stateDir, "connection.json")) && /^API /m.test(up.said());
       },
       60,
     );
@@ -133,14 +137,35 @@ test("an installation starts, serves, refuses a second one, ends in order, comes
   await using again = start(stateDir, port);
   await ready(again);
   expect(keyOf("trainer")).toBe(key);
+  // As of `npm start | tee log`, where the same Ctrl-C ends the reader: nobody hears of it, yet all is stopped.
+  again.process.stdout?.destroy();
+  again.process.stderr?.destroy();
+  const postmaster = postmasterPid(stateDir);
+  const all = [...pids(stateDir), postmaster];
+  expect(all.filter(lives)).toEqual(all);
   // As a terminal and npm send it: one Ctrl-C, twice at once. It is one.
   again.process.kill("SIGINT");
   again.process.kill("SIGINT");
   expect(await again.ended).toBe(130);
+  expect(all.filter(lives)).toEqual([]);
 
   await using fresh = start(stateDir, port, ["--fresh"]);
   await ready(fresh);
   expect(keyOf("trainer")).not.toBe(key);
-  fresh.process.kill("SIGTERM");
-  expect(await fresh.ended).toBe(0);
+  const hurried = [...pids(stateDir), postmasterPid(stateDir)];
+  fresh.process.kill("SIGINT");
+  await new Promise((resolve) => setTimeout(resolve, 1_100));
+  fresh.process.kill("SIGINT");
+  expect(await fresh.ended).toBe(130);
+  await until("end of every process", () => hurried.every((pid) => !lives(pid)));
 }, 180_000);
+
+test("--fresh does not begin anew on a database that is somebody else's", async () => {
+  await using folder = await testFolder();
+  const stateDir = join(folder.path, "state");
+  const { status, stderr } = await muster(["up", "--fresh", "--state-dir", stateDir], {
+    env: { DATABASE_URL: "postgresql://nobody@127.0.0.1:9/muster" },
+  });
+  expect([status, stderr]).toEqual([1, expect.stringContaining("DATABASE_URL")]);
+  expect(existsSync(stateDir)).toBe(false);
+});

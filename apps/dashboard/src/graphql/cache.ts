@@ -10,6 +10,7 @@ const embeddedTypes = [
   "Budget",
   // its id is the check's, the same in every verification
   "CheckResult",
+  "CreatedApiKey",
   "GroupCounts",
   "Health",
   "Membership",

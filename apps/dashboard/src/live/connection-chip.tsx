@@ -1,14 +1,17 @@
 "use client";
 
-import { useReducer, useSyncExternalStore } from "react";
+import { lazy, useReducer, useSyncExternalStore } from "react";
 import { Button } from "../ui/button.tsx";
 import { formatDuration, formatExact } from "../ui/format.ts";
-import { Popover } from "../ui/popover.tsx";
+import { OnDemand } from "../ui/on-demand.tsx";
 import { StateIcon, type Tone } from "../ui/state-badge.tsx";
 import { useNow } from "../ui/time.tsx";
 import { type ConnectionStatus, connectionStatus } from "./connection-status.ts";
 import { type Followed, useLive } from "./live-provider.tsx";
 import { useFrameStore } from "./use-frame-store.ts";
+
+const load = () => import("../ui/popover.tsx");
+const Popover = lazy(async () => ({ default: (await load()).Popover }));
 
 /** What the connection is doing, always in sight; a click tells the rest. */
 export function ConnectionChip() {
@@ -55,25 +58,31 @@ function Chip({ live }: { live: Live }) {
   const { status, followed, now } = useStatus(live);
   // a pause is no event of the stream: without this the chip would say it a second later
   const [, again] = useReducer((n: number) => n + 1, 0);
+  const trigger = (
+    <button
+      type="button"
+      aria-label={`Connection: ${status.label}`}
+      className="inline-flex h-7 items-center gap-1.5 rounded-control px-2 text-table text-muted hover:bg-raised"
+    >
+      <span className={iconColour[tones[status.kind]]}>
+        <StateIcon tone={tones[status.kind]} />
+      </span>
+      <span className="whitespace-nowrap">{status.label}</span>
+    </button>
+  );
   return (
     <>
-      <Popover
-        title="Connection"
-        trigger={
-          <button
-            type="button"
-            aria-label={`Connection: ${status.label}`}
-            className="inline-flex h-7 items-center gap-1.5 rounded-control px-2 text-table text-muted hover:bg-raised"
-          >
-            <span className={iconColour[tones[status.kind]]}>
-              <StateIcon tone={tones[status.kind]} />
-            </span>
-            <span className="whitespace-nowrap">{status.label}</span>
-          </button>
-        }
-      >
-        <Details status={status} followed={followed} now={now} retry={live.socket.retryNow} onPause={again} />
-      </Popover>
+      <OnDemand trigger={trigger} popup="dialog" load={load}>
+        <Popover title="Connection" trigger={trigger}>
+          <Details
+            status={status}
+            followed={followed}
+            now={now}
+            retry={live.socket.retryNow}
+            onPause={again}
+          />
+        </Popover>
+      </OnDemand>
       <span role="status" className="sr-only">
         Connection: {status.spoken}
       </span>

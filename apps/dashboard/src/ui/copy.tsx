@@ -42,11 +42,25 @@ function useCopy(text: string): { copied: boolean; copy: () => void } {
   return {
     copied,
     copy: () => {
-      // refused without a secure context: then the title still shows the whole text
-      void navigator.clipboard?.writeText(text).then(
+      // there is no clipboard on a page without TLS
+      if (navigator.clipboard === undefined) return setCopied(copyBySelection(text));
+      void navigator.clipboard.writeText(text).then(
         () => setCopied(true),
         () => setCopied(false),
       );
     },
   };
+}
+
+/** The old way, which needs no secure page. @returns whether it worked. */
+function copyBySelection(text: string): boolean {
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.style.position = "fixed";
+  area.style.opacity = "0";
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  return copied;
 }

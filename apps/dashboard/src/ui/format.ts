@@ -13,6 +13,11 @@ export function formatCount(value: number | bigint): string {
   return exact.format(n);
 }
 
+/** `1 task`, `12 tasks`. */
+export function counted(value: number, one: string): string {
+  return `${formatCount(value)} ${value === 1 ? one : `${one}s`}`;
+}
+
 /** Every digit: `12,431`. */
 export function formatExact(value: number | bigint): string {
   return exact.format(value);

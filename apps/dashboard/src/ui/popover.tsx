@@ -3,6 +3,7 @@
 import { Popover as Base } from "@base-ui/react/popover";
 import type { ReactElement, ReactNode } from "react";
 
+/** A panel beside its trigger, open when it is first shown: see {@link OnDemand}. */
 export function Popover({
   trigger,
   title,
@@ -13,7 +14,7 @@ export function Popover({
   children: ReactNode;
 }) {
   return (
-    <Base.Root>
+    <Base.Root defaultOpen>
       <Base.Trigger render={trigger} />
       <Base.Portal>
         <Base.Positioner sideOffset={6} align="end" collisionPadding={8} className="z-30">

@@ -14,6 +14,16 @@ export function Age({ at }: { at: string }) {
   );
 }
 
+/** The day of a moment, near or far; both clocks on hover. */
+export function Day({ at }: { at: string }) {
+  const moment = new Date(at);
+  return (
+    <time dateTime={at} title={formatMoment(moment)} suppressHydrationWarning>
+      {new Intl.DateTimeFormat("en-GB", { dateStyle: "medium" }).format(moment)}
+    </time>
+  );
+}
+
 /** Milliseconds since the epoch, once a second; one timer for the whole page. */
 export function useNow(): number {
   return useSyncExternalStore(

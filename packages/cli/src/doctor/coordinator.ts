@@ -75,6 +75,15 @@ function unreachable({ url, required }: { url: string; required: boolean }, erro
       fix: "git pull && npm ci",
     };
   }
+  if (error instanceof ApiError && error.code === "TLS_REQUIRED") {
+    return {
+      id: "coordinator",
+      level: "fail",
+      what: `${url} takes no plain HTTP from other machines`,
+      why: "Keys and prompts would cross the network in the clear.",
+      fix: "Dial it by its https address, which its operator knows (docs/deploy.md).",
+    };
+  }
   return {
     id: "coordinator",
     level: required ? "fail" : "warn",

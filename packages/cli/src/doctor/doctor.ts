@@ -5,7 +5,7 @@ import type { Finding } from "./finding.ts";
 import { checkInference } from "./inference.ts";
 import { checkDatabase, checkDisk, checkMemory, checkNode, checkStateFolder } from "./machine.ts";
 
-const marks = { ok: "✓", warn: "!", fail: "✗" } as const;
+const marks = { ok: "✓", none: "–", warn: "!", fail: "✗" } as const;
 
 /** Looks at everything that Muster needs here. @returns `failed` when something is missing that it cannot do without. */
 export async function doctor(
@@ -17,7 +17,6 @@ export async function doctor(
     for (const finding of found) {
       findings.push(finding);
       terminal.say(`${marks[finding.level]} ${finding.what}`);
-      if (finding.level === "ok") continue;
       if (finding.why !== undefined) terminal.say(`    why: ${finding.why}`);
       if (finding.fix !== undefined) terminal.say(`    fix:\n${finding.fix}`);
     }

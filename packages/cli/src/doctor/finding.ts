@@ -1,8 +1,8 @@
 /** What one check of `muster doctor` found. */
 export type Finding = {
   id: string;
-  /** `fail` is something that Muster cannot do without; `warn` something that it works worse without. */
-  level: "ok" | "warn" | "fail";
+  /** `fail` is something that Muster cannot do without; `warn` something it works worse without; `none` something not here and not missed. */
+  level: "ok" | "none" | "warn" | "fail";
   /** What was found, with the measured value. */
   what: string;
   /** Why it matters. Only when it is not ok. */

@@ -37,8 +37,7 @@ export async function checkInference(): Promise<Finding[]> {
       };
     }
     // Every machine lacks most of them; only the one that always works is missed.
-    if (provider !== "cpu")
-      return { id: `provider-${provider}`, level: "ok", what: `no ${provider} here: ${why}` };
+    if (provider !== "cpu") return { id: `provider-${provider}`, level: "none", what: `${provider}: ${why}` };
     return {
       id: "provider-cpu",
       level: "fail",

@@ -3,7 +3,7 @@ import { accessSync, constants, statfsSync } from "node:fs";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { cpus, freemem, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { DatabaseError, startPostgres } from "@muster/db";
+import { DatabaseError, removePostgres, startPostgres } from "@muster/db";
 import pg from "pg";
 import { Failure, systemCode } from "../failure.ts";
 import { findStateFolder, holderOf } from "../state-folder.ts";
@@ -116,20 +116,16 @@ export async function checkDatabase(): Promise<Finding> {
     }
   }
   const folder = await mkdtemp(join(tmpdir(), "muster-doctor-"));
-  // As root the server runs as another user, which must get in; else its data is put where it would stay.
+  // As root the server runs as another user, which must get in.
   await chmod(folder, 0o755);
   try {
-    const postgres = await startPostgres(join(folder, "postgres"));
-    try {
-      const version = await serverVersion(postgres.url);
-      return {
-        id,
-        level: "ok",
-        what: `the bundled Postgres ${Math.floor(version / 10_000)} starts and answers`,
-      };
-    } finally {
-      await postgres.stop();
-    }
+    const { url } = await startPostgres(join(folder, "postgres"));
+    const version = await serverVersion(url);
+    return {
+      id,
+      level: "ok",
+      what: `the bundled Postgres ${Math.floor(version / 10_000)} starts and answers`,
+    };
   } catch (error) {
     return {
       id,
@@ -142,6 +138,7 @@ export async function checkDatabase(): Promise<Finding> {
           : "export DATABASE_URL=postgresql://user:password@host:5432/muster",
     };
   } finally {
+    await removePostgres(join(folder, "postgres"));
     await rm(folder, { recursive: true, force: true });
   }
 }

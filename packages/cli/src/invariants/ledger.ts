@@ -29,14 +29,15 @@ export const ledgerInvariants: Invariants = [
       "A group is held for, released and forfeited at most once each, and only what was held leaves again.",
     sql: `
       SELECT 'group ' || "groupId" || ': ' || count(*) || ' × ' || kind AS what
-      FROM "LedgerTransaction" WHERE "groupId" IS NOT NULL GROUP BY "groupId", kind HAVING count(*) > 1
+      FROM "LedgerTransaction" WHERE "groupId" IS NOT NULL AND kind IN ('HOLD', 'RELEASE') GROUP BY "groupId", kind HAVING count(*) > 1
       UNION ALL
       SELECT 'group ' || m."groupId" || ': held ' || m.held || ', released or forfeited ' || m.gone FROM (
         SELECT t."groupId", coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD'), 0) AS held,
-          coalesce(sum(e.amount) FILTER (WHERE t.kind IN ('RELEASE', 'FORFEIT')), 0) AS gone
+          coalesce(sum(e.amount) FILTER (WHERE t.kind IN ('RELEASE', 'FORFEIT')), 0)
+            - coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND'), 0) AS gone
         FROM "LedgerTransaction" t JOIN "LedgerEntry" e ON e."transactionId" = t.id AND e.amount > 0
         WHERE t."groupId" IS NOT NULL GROUP BY t."groupId") m
-      WHERE m.gone > m.held OR (m.gone > 0 AND m.gone <> m.held)`,
+      WHERE m.gone <> 0 AND m.gone <> m.held`,
   },
   {
     id: "paid-once",
@@ -66,9 +67,11 @@ export const ledgerInvariants: Invariants = [
       SELECT 'group ' || m.id || ' is ' || m.state || ' and earned ' || m.earned AS what FROM (
         SELECT g.id, g.state, coalesce(sum(e.amount) FILTER (WHERE t.kind = 'RELEASE' AND e.amount > 0), 0)
           + coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD' AND e.amount > 0), 0)
+          + coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND' AND e.amount > 0), 0)
           - coalesce(sum(e.amount) FILTER (WHERE t.kind IN ('RELEASE', 'FORFEIT') AND e.amount > 0), 0) AS earned
         FROM "Group" g JOIN "LedgerTransaction" t ON t."groupId" = g.id JOIN "LedgerEntry" e ON e."transactionId" = t.id
-        WHERE g.state IN ('SUBMITTED', 'VERIFYING', 'REJECTED', 'INVALID') GROUP BY g.id) m
+        -- What was accepted on trust and is audited afterwards stays held until there is a verdict.
+        WHERE g.state IN ('SUBMITTED', 'REJECTED', 'INVALID') GROUP BY g.id) m
       WHERE m.earned <> 0`,
   },
 ];

@@ -25,11 +25,12 @@ export const trainingInvariants: Invariants = [
   {
     id: "batch-groups",
     sentence:
-      "A batch holds ACCEPTED groups with signal and SET_ASIDE ones without; its counts say how many, its places have no gaps.",
+      "A batch holds ACCEPTED groups with signal and SET_ASIDE ones without, a sealed one also what was found bad afterwards; its counts say how many, its places have no gaps.",
     sql: `
       SELECT 'batch ' || b."batchId" || ' holds group ' || g.id || ', which is ' || g.state || CASE WHEN b.signal THEN ' with' ELSE ' without' END || ' signal' AS what
-      FROM "BatchGroup" b JOIN "Group" g ON g.id = b."groupId"
+      FROM "BatchGroup" b JOIN "Group" g ON g.id = b."groupId" JOIN "Batch" t ON t.id = b."batchId"
       WHERE g.state::text <> CASE WHEN b.signal THEN 'ACCEPTED' ELSE 'SET_ASIDE' END
+        AND NOT (g.retroactive AND g.state IN ('REJECTED', 'INVALID') AND t.state <> 'FILLING')
       UNION ALL
       SELECT 'batch ' || b.id || ' says ' || b."signalGroups" || ' of ' || b."settledGroups" || ' groups with signal and holds '
         || count(*) FILTER (WHERE g.signal) || ' of ' || count(g."groupId") || ' up to place ' || coalesce(max(g.position), -1)

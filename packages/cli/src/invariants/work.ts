@@ -73,7 +73,7 @@ export const workInvariants: Invariants = [
   },
   {
     id: "ended-runs-rest",
-    sentence: "An ended run has no unfinished task and no undecided group.",
+    sentence: "An ended run has no unfinished task and no group that awaits a verdict.",
     sql: `
       SELECT 'task ' || t.id || ' is ' || t.state || ' in run ' || r.id || ', which is ' || r.state AS what
       FROM "Task" t JOIN "Run" r ON r.id = t."runId"
@@ -81,7 +81,8 @@ export const workInvariants: Invariants = [
       UNION ALL
       SELECT 'group ' || g.id || ' is ' || g.state || ' in run ' || r.id || ', which is ' || r.state
       FROM "Group" g JOIN "Run" r ON r.id = g."runId"
-      WHERE r.state IN ('COMPLETED', 'CANCELLED', 'FAILED') AND g.state IN ('SUBMITTED', 'VERIFYING')`,
+      WHERE r.state IN ('COMPLETED', 'CANCELLED', 'FAILED') AND (g.state IN ('SUBMITTED', 'VERIFYING')
+        OR (g.retroactive AND g.acceptance = 'TRUSTED'))`,
   },
   {
     id: "groups-get-decided",
@@ -89,7 +90,7 @@ export const workInvariants: Invariants = [
     sql: `
       SELECT 'group ' || g.id || ' is ' || g.state || ' and its VERIFY task ' || coalesce(t.id::text || ' is ' || t.state, 'is missing') AS what
       FROM clock, "Group" g LEFT JOIN "Task" t ON t.id = g."verifyTaskId"
-      WHERE g.state IN ('SUBMITTED', 'VERIFYING') AND (t.id IS NULL OR t.state NOT IN ('OPEN', 'LEASED', 'SUBMITTED'))
+      WHERE (g.state IN ('SUBMITTED', 'VERIFYING') OR (g.retroactive AND g.acceptance = 'TRUSTED')) AND (t.id IS NULL OR t.state NOT IN ('OPEN', 'LEASED', 'SUBMITTED'))
         AND coalesce(t."updatedAt", g."submittedAt") < clock.at - clock.grace`,
   },
 ];

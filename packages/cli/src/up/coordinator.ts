@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Failure } from "../failure.ts";
 import { type StateFolder, secretOf } from "../state-folder.ts";
+import type { Reach } from "./reach.ts";
 import { repository } from "./repository.ts";
 import type { Child, Supervisor } from "./supervisor.ts";
 
@@ -12,8 +13,15 @@ export type Coordinator = { readonly url: string; readonly child: Child };
 export function startCoordinator(
   supervisor: Supervisor,
   folder: StateFolder,
-  options: { name: string; port: number; databaseUrl: () => string; dashboardUrl: string },
+  options: {
+    name: string;
+    host: string;
+    port: number;
+    databaseUrl: () => string;
+    reach: Pick<Reach, "publicUrl" | "dashboardUrl" | "plainHttp" | "trustProxy">;
+  },
 ): Coordinator {
+  const { reach } = options;
   const url = `http://127.0.0.1:${options.port}`;
   const secret = secretOf(folder, "secret");
   const operatorToken = secretOf(folder, "operator-token");
@@ -25,10 +33,12 @@ export function startCoordinator(
     env: () => ({
       NODE_ENV: "production",
       DATABASE_URL: options.databaseUrl(),
-      MUSTER_HOST: "127.0.0.1",
+      MUSTER_HOST: options.host,
       MUSTER_PORT: String(options.port),
-      MUSTER_PUBLIC_URL: url,
-      MUSTER_DASHBOARD_URL: options.dashboardUrl,
+      MUSTER_PUBLIC_URL: reach.publicUrl,
+      MUSTER_DASHBOARD_URL: reach.dashboardUrl,
+      MUSTER_PLAIN_HTTP: reach.plainHttp ? "1" : "0",
+      MUSTER_TRUST_PROXY: reach.trustProxy ? "1" : "0",
       MUSTER_STATE_DIR: folder.path,
       MUSTER_SECRET: secret,
       MUSTER_OPERATOR_TOKEN: operatorToken,

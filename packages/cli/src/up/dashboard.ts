@@ -53,10 +53,13 @@ export async function buildDashboard(
   }
 }
 
-export function startDashboard(supervisor: Supervisor, options: { port: number; apiUrl: string }): Child {
+export function startDashboard(
+  supervisor: Supervisor,
+  options: { host: string; port: number; apiUrl: string },
+): Child {
   return supervisor.start({
     name: "dashboard",
-    args: ["scripts/next.ts", "start", "--hostname", "127.0.0.1", "--port", String(options.port)],
+    args: ["scripts/next.ts", "start", "--hostname", options.host, "--port", String(options.port)],
     cwd: join(repository, "apps", "dashboard"),
     grace: 5_000,
     env: () => ({ NODE_ENV: "production", MUSTER_API_URL: options.apiUrl }),

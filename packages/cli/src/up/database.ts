@@ -1,17 +1,17 @@
 // The database of a local installation: somebody else's when DATABASE_URL names it, else the embedded one, which is started again
 // whenever it dies.
 
-import { rmSync } from "node:fs";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ensureDatabase, migrate, startPostgres, stopPostgres } from "@muster/db";
+import { ensureDatabase, migrate, startPostgres } from "@muster/db";
 import pg from "pg";
-import { readText, type StateFolder } from "../state-folder.ts";
+import type { StateFolder } from "../state-folder.ts";
 
 export type LocalDatabase = {
   /** Where it is now; an embedded server whose port was taken in between moves. */
   readonly url: string;
   stop(): Promise<void>;
+  /** Ends an embedded server at once. */
+  kill(): void;
 };
 
 /**
@@ -26,7 +26,7 @@ export async function startDatabase(
   if (external !== undefined) {
     await ensureDatabase(external);
     await migrate(external);
-    return { url: external, stop: async () => {} };
+    return { url: external, stop: async () => {}, kill: () => {} };
   }
   const postgres = await startPostgres(folder.at("postgres"));
   try {
@@ -73,18 +73,11 @@ export async function startDatabase(
       await watching;
       await postgres.stop();
     },
+    kill() {
+      stopping.abort();
+      postgres.kill();
+    },
   };
-}
-
-/** Ends the embedded server and deletes its data. */
-export async function removeDatabase(folder: StateFolder): Promise<void> {
-  const home = folder.at("postgres");
-  await stopPostgres(home);
-  // As root in a folder that Postgres' user cannot enter, the data lies there. Anything else in that file is not ours to delete.
-  const elsewhere = readText(join(home, "location"))?.trim() ?? "";
-  if (/^\/var\/lib\/muster\/postgres-[0-9a-f]+$/.test(elsewhere))
-    rmSync(elsewhere, { recursive: true, force: true });
-  rmSync(home, { recursive: true, force: true });
 }
 
 /** Resolves when a connection held for nothing else breaks: that tells of a death at once, without asking again and again. */

@@ -13,14 +13,17 @@ export async function demoRun(
   options: { organization: string; seed: number; steps: number; signal: AbortSignal },
 ): Promise<{ run: Run; resumed: boolean }> {
   const { organization, seed, steps, signal } = options;
-  const spec = demoRunSpec({ seed, steps });
+  const demos: Run[] = [];
+  for await (const run of client.runs.list({}, { signal })) if (isDemo(run.name)) demos.push(run);
   for (const state of ["RUNNING", "PAUSED", "DRAFT"] as const) {
-    for await (const run of client.runs.list({ state }, { signal })) {
-      if (run.name !== spec.name) continue;
+    for (const run of demos) {
+      if (run.state !== state) continue;
       const started = state === "DRAFT" ? await client.runs.resume({ run: run.id }, { signal }) : run;
       return { run: started, resumed: true };
     }
   }
+  // one that ended keeps its name; two of one name could not be told apart in a list
+  const spec = demoRunSpec({ seed, steps, ...(demos.length > 0 ? { name: nameOf(demos.length + 1) } : {}) });
   const credits = BigInt(steps) * CREDITS_PER_STEP + CREDITS_AT_LEAST;
   const outcome = await client.runs.create(
     { organization, spec, credits: String(credits), start: true, idempotencyKey: randomUUID() },
@@ -33,4 +36,14 @@ export async function demoRun(
     what: `The coordinator refused the demo's spec: ${outcome.message}`,
     why: outcome.issues.map(({ path, message }) => `${path}: ${message}`).join("; "),
   });
+}
+
+const first = demoRunSpec().name;
+
+function nameOf(number: number): string {
+  return `${first} (${number})`;
+}
+
+function isDemo(name: string): boolean {
+  return name.startsWith(first) && /^( \(\d+\))?$/.test(name.slice(first.length));
 }

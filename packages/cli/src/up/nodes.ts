@@ -27,7 +27,7 @@ const DRAIN_SECONDS = 7;
 /** Makes or finds the keys of all nodes and registers them, so that their ids are known before any of them works. */
 export async function registerNodes(
   folder: StateFolder,
-  options: { url: string; workers: number; cheaters: number; signal: AbortSignal },
+  options: { url: string; organization: string; workers: number; cheaters: number; signal: AbortSignal },
 ): Promise<LocalNode[]> {
   const many = (kind: "worker" | "cheater", n: number) =>
     Array.from({ length: n }, (_, i) => ({ kind, name: `${kind}-${i + 1}`, grants: [] }));
@@ -42,7 +42,13 @@ export async function registerNodes(
   for (const node of wanted) {
     const state = join(folder.at("nodes"), node.name);
     const identity = await openIdentity(state);
-    const id = await registerNode(client, { identity, name: node.name, signal: options.signal });
+    const id = await registerNode(client, {
+      url: options.url,
+      identity,
+      name: node.name,
+      worksFor: [options.organization],
+      signal: options.signal,
+    });
     nodes.push({ ...node, state, id });
   }
   return nodes;
@@ -52,7 +58,7 @@ export async function registerNodes(
 export function startNode(
   supervisor: Supervisor,
   node: LocalNode,
-  { url, dashboardUrl }: { url: string; dashboardUrl: string },
+  { url, organization, dashboardUrl }: { url: string; organization: string; dashboardUrl: string },
 ): Child {
   const env = () => ({ NODE_ENV: "production", MUSTER_DASHBOARD_URL: dashboardUrl });
   const shared = { name: node.name, cwd: repository, grace: GRACE, env };
@@ -65,7 +71,11 @@ export function startNode(
   const args = [script, "worker", "--url", url, "--state", node.state, "--name", node.name];
   return supervisor.start({
     ...shared,
-    args: [...args, "--roles", rolesOf(node), "--drain-seconds", String(DRAIN_SECONDS)],
+    args: [
+      ...args,
+      ...["--roles", rolesOf(node), "--organization", organization],
+      ...["--drain-seconds", String(DRAIN_SECONDS)],
+    ],
   });
 }
 

@@ -1,6 +1,7 @@
 // `muster up`: the whole product on one machine, until it is told to stop. What is started is stopped in the opposite order, also when
 // a later part did not start.
 import { rmSync } from "node:fs";
+import { removePostgres } from "@muster/db";
 import { createClient } from "@muster/sdk";
 import { type Exit, exitCodes } from "../exit-codes.ts";
 import { Failure, interrupted } from "../failure.ts";
@@ -16,19 +17,18 @@ import {
 import type { Terminal } from "../terminal.ts";
 import { bootstrap, startCoordinator, untilReady } from "./coordinator.ts";
 import { buildDashboard, startDashboard, untilServing } from "./dashboard.ts";
-import { removeDatabase, startDatabase } from "./database.ts";
+import { startDatabase } from "./database.ts";
 import { demoRun } from "./demo-run.ts";
 import { followRuns, grantIn } from "./grants.ts";
 import { type LocalNode, registerNodes, startNode } from "./nodes.ts";
 import { freePort, requireFreePort } from "./ports.ts";
+import { type Reach, type ReachOptions, reachOf } from "./reach.ts";
 import { type Child, createSupervisor, endLeftovers } from "./supervisor.ts";
 
-export type UpOptions = {
+export type UpOptions = ReachOptions & {
   workers: number;
   cheaters: number;
   steps: number;
-  port: number;
-  dashboardPort: number;
   dashboard: boolean;
   fresh: boolean;
   seed: number;
@@ -43,26 +43,29 @@ const MIN_FREE_BYTES = 500_000_000;
 /** Runs until a signal. @returns the exit: `ok` after SIGTERM, `interrupted` after Ctrl-C. @throws Failure when something does not start. */
 export async function up(options: UpOptions, terminal: Terminal): Promise<Exit> {
   requireNode();
+  const external = process.env.DATABASE_URL || undefined;
+  if (options.fresh && external !== undefined) throw notOurs();
+  const reach = reachOf(options);
   const folder = openStateFolder(options.stateDir);
   requireFreeDisk(folder.path, MIN_FREE_BYTES);
-  const url = `http://127.0.0.1:${options.port}`;
-  // Given even without a dashboard of ours: one may be developed at that port.
-  const dashboardUrl = `http://127.0.0.1:${options.dashboardPort}`;
   const release = lockStateFolder(folder, {
-    url,
-    dashboardUrl: options.dashboard ? dashboardUrl : undefined,
+    url: reach.localUrl,
+    dashboardUrl: options.dashboard ? reach.dashboardUrl : undefined,
   });
 
   const supervisor = createSupervisor(folder, (text) => terminal.note(text));
+  terminal.outlive();
+  const kills = [() => supervisor.kill()];
   const stop = listenForStop(terminal, () => {
-    supervisor.kill();
+    for (const kill of kills) kill();
     release();
     process.exit(exitCodes.interrupted.code);
   });
   try {
     await using parts = new AsyncDisposableStack();
     parts.defer(() => rmSync(folder.at("connection.json"), { force: true }));
-    await serve(options, { folder, supervisor, terminal, url, dashboardUrl, parts, signal: stop.signal });
+    const { signal } = stop;
+    await serve(options, { folder, supervisor, terminal, reach, external, parts, kills, signal });
     terminal.status("");
   } catch (error) {
     if (!stop.signal.aborted) throw error;
@@ -70,6 +73,7 @@ export async function up(options: UpOptions, terminal: Terminal): Promise<Exit> 
     release();
     stop.dispose();
   }
+  terminal.note("Stopped. Starting again goes on where it was.");
   return stop.exit();
 }
 
@@ -77,24 +81,30 @@ type Scene = {
   folder: StateFolder;
   supervisor: ReturnType<typeof createSupervisor>;
   terminal: Terminal;
-  url: string;
-  dashboardUrl: string;
+  reach: Reach;
+  /** The database that DATABASE_URL names. */
+  external: string | undefined;
   parts: AsyncDisposableStack;
+  /** What a second Ctrl-C does to each part. */
+  kills: (() => void)[];
   signal: AbortSignal;
 };
 
 /** Starts everything, in order, and serves until the signal. */
 async function serve(options: UpOptions, scene: Scene): Promise<void> {
-  const { folder, supervisor, terminal, url, dashboardUrl, parts, signal } = scene;
+  const { folder, supervisor, terminal, reach, parts, kills, signal } = scene;
+  const url = reach.localUrl;
   const note = (text: string) => terminal.note(text);
   await endLeftovers(folder);
   rmSync(folder.at("connection.json"), { force: true });
-  await requireFreePort(options.port, { what: "the coordinator", option: "--port" });
+  const { host } = reach;
+  await requireFreePort(options.port, { host, what: "the coordinator", option: "--port" });
   if (options.dashboard) {
-    await requireFreePort(options.dashboardPort, { what: "the dashboard", option: "--dashboard-port" });
+    const option = "--dashboard-port";
+    await requireFreePort(options.dashboardPort, { host, what: "the dashboard", option });
   }
   if (options.fresh) {
-    await removeDatabase(folder);
+    await removePostgres(folder.at("postgres"));
     clearStateFolder(folder);
     supervisor.prepare();
   }
@@ -103,22 +113,24 @@ async function serve(options: UpOptions, scene: Scene): Promise<void> {
   signal.throwIfAborted();
   const apis: Child[] = [];
   const database = await startDatabase(folder, {
-    external: process.env.DATABASE_URL || undefined,
+    external: scene.external,
     note,
     // The coordinators know only the old address.
     moved: () => void Promise.all(apis.map((api) => api.restart())),
   });
   parts.defer(() => database.stop());
+  kills.push(() => database.kill());
 
   signal.throwIfAborted();
   const urls: string[] = [];
   parts.defer(() => stopAll(apis));
   for (let i = 0; i < options.apiProcesses; i++) {
     const coordinator = startCoordinator(supervisor, folder, {
-      name: i === 0 ? "api" : `api-${i + 1}`,
-      port: i === 0 ? options.port : await freePort(),
+      ...(i === 0
+        ? { name: "api", host, port: options.port }
+        : { name: `api-${i + 1}`, host: "127.0.0.1", port: await freePort() }),
       databaseUrl: () => database.url,
-      dashboardUrl,
+      reach,
     });
     apis.push(coordinator.child);
     urls.push(coordinator.url);
@@ -130,6 +142,7 @@ async function serve(options: UpOptions, scene: Scene): Promise<void> {
   parts.defer(() => client.close());
   const nodes = await registerNodes(folder, {
     url,
+    organization,
     workers: options.workers,
     cheaters: options.cheaters,
     signal,
@@ -140,19 +153,23 @@ async function serve(options: UpOptions, scene: Scene): Promise<void> {
   // At once, not at the next look for new runs: the trainer can begin with the base.
   if (demo !== undefined && !demo.resumed) await grantIn(client, demo.run.id, nodes);
   const dashboard = options.dashboard
-    ? startDashboard(supervisor, { port: options.dashboardPort, apiUrl: url })
+    ? startDashboard(supervisor, { host, port: options.dashboardPort, apiUrl: reach.dashboardApi })
     : undefined;
   parts.defer(() => dashboard?.stop());
   const children = nodes.map((node, i) =>
-    startNode(supervisor, node, { url: urls[i % urls.length] ?? url, dashboardUrl }),
+    startNode(supervisor, node, {
+      url: urls[i % urls.length] ?? url,
+      organization,
+      dashboardUrl: reach.dashboardUrl,
+    }),
   );
   parts.defer(() => stopAll(children));
-  if (dashboard !== undefined) await untilServing(`${dashboardUrl}/sign-in`, dashboard, signal);
+  if (dashboard !== undefined) await untilServing(`${reach.localDashboardUrl}/sign-in`, dashboard, signal);
 
-  const shownUrl = options.dashboard ? dashboardUrl : undefined;
-  writeConnection(folder, { url, urls, dashboardUrl: shownUrl, organization, apiKey });
-  const link = signInLink(signInUrl, dashboardUrl);
-  announce(terminal, { url, dashboardUrl: shownUrl, link, nodes, run: demo?.run.id });
+  const dashboardUrl = options.dashboard ? reach.dashboardUrl : undefined;
+  writeConnection(folder, { url, urls, dashboardUrl, organization, apiKey });
+  const link = dashboardUrl === undefined ? undefined : signInLink(signInUrl, dashboardUrl);
+  announce(terminal, { reach, dashboardUrl, link, nodes, run: demo?.run.id });
   if (demo?.resumed)
     terminal.say(`Going on with ${demo.run.name} at step ${demo.run.step} of ${demo.run.stepLimit}.`);
 
@@ -174,25 +191,33 @@ async function serve(options: UpOptions, scene: Scene): Promise<void> {
 function announce(
   terminal: Terminal,
   at: {
-    url: string;
+    reach: Reach;
     dashboardUrl: string | undefined;
-    link: string;
+    /** None without a dashboard: nothing else answers it. */
+    link: string | undefined;
     nodes: readonly LocalNode[];
     run: string | undefined;
   },
 ): void {
-  const { url, dashboardUrl, link, nodes, run } = at;
+  const { reach, dashboardUrl, link, nodes, run } = at;
   terminal.value({
     type: "ready",
-    url,
+    url: reach.localUrl,
+    publicUrl: reach.publicUrl,
     dashboardUrl,
     signInUrl: link,
     run,
     nodes: nodes.map(({ name, id }) => ({ name, id })),
   });
   if (dashboardUrl !== undefined) terminal.say(`Dashboard     ${dashboardUrl}`);
-  terminal.say(`Sign in once  ${link}`);
-  terminal.say(`API           ${url}/graphql`);
+  if (link !== undefined) terminal.say(`Sign in once  ${link}`);
+  terminal.say(`API           ${reach.publicUrl}/graphql`);
+  if (!reach.open) return;
+  terminal.say(`Join          npm run muster -- worker --url ${reach.publicUrl}`);
+  if (reach.plainHttp)
+    terminal.note(
+      "warning: plain HTTP beyond this machine: whoever is on the network can read sign-in links, keys, prompts and weights, and change them.",
+    );
 }
 
 /** The dashboard's own page with the link's token: opening it spends the token only when the page's script runs. */
@@ -233,6 +258,16 @@ function listenForStop(terminal: Terminal, kill: () => void): Stop {
       for (const name of names) process.off(name, heard);
     },
   };
+}
+
+/** The rows of a kept database would name keys and blobs that are gone. */
+function notOurs(): Failure {
+  return new Failure({
+    exit: "failed",
+    code: "DATABASE_NOT_OURS",
+    what: "--fresh begins anew, but the database that DATABASE_URL names is not ours to empty. Name an empty one and a new folder with --state-dir <folder>, or use the bundled database.",
+    fix: ["unset DATABASE_URL"],
+  });
 }
 
 function requireNode(): void {

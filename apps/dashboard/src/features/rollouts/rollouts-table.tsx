@@ -65,6 +65,7 @@ const RolloutWorkersQuery = graphql(`
         edges {
           node {
             id
+            roles
             node {
               id
               name
@@ -255,7 +256,9 @@ function WorkerFilter({
   onChange(node: string | null): void;
 }) {
   const [{ data }] = useSteadyQuery({ query: RolloutWorkersQuery, variables: { id: runId } });
-  const nodes = data?.run?.workers.edges.map((edge) => edge.node.node) ?? [];
+  // whoever only measures or trains has no rollouts to look for
+  const workers = data?.run?.workers.edges.filter((edge) => edge.node.roles.includes("WORKER")) ?? [];
+  const nodes = workers.map((edge) => edge.node.node);
   const known = value === null || nodes.some((node) => node.id === value);
   const options: { value: string; label: string }[] = [
     { value: "all", label: "All" },

@@ -1,10 +1,11 @@
 "use client";
 
 import { useRouter } from "next/navigation";
-import { type FormEvent, useDeferredValue, useEffect, useId, useMemo, useState } from "react";
+import { type FormEvent, useDeferredValue, useEffect, useId, useMemo, useRef, useState } from "react";
 import { useMutation, useQuery } from "urql";
 import { failureOf } from "../../graphql/failure.ts";
 import { graphql, type ResultOf } from "../../graphql/graphql.ts";
+import { randomHex } from "../../random-hex.ts";
 import { Button } from "../../ui/button.tsx";
 import { formatCredits, parseCredits } from "../../ui/format.ts";
 import { Select } from "../../ui/select.tsx";
@@ -13,7 +14,8 @@ import { Tabs } from "../../ui/tabs.tsx";
 import { costBound } from "./spec-cost.ts";
 import { SpecForm } from "./spec-form.tsx";
 import { SpecJson } from "./spec-json.tsx";
-import { issuesAt, type JsonObject, pathsOf, sectionOf } from "./spec-schema.ts";
+import { issuesAt, type JsonObject, pathsOf, placeOf, type SpecSection, sectionOf } from "./spec-schema.ts";
+import { startFrom } from "./spec-start.ts";
 
 const CreateRunQuery = graphql(`
   query CreateRunForm {
@@ -42,6 +44,7 @@ const CheckRunSpecQuery = graphql(`
     checkRunSpec(spec: $spec) {
       valid
       hash
+      spec
       issues {
         path
         message
@@ -103,23 +106,28 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
   const router = useRouter();
   const organizations = start.me.organizations.map((membership) => membership.organization);
   const [organization, setOrganization] = useState(organizations[0]?.id ?? "");
-  const [spec, setSpec] = useState<JsonObject>(() => asObject(start.demoRunSpec));
+  const [spec, setSpec] = useState<JsonObject>(() => startFrom(asObject(start.demoRunSpec)));
   const [view, setView] = useState<(typeof views)[number]>("form");
   const [jsonBroken, setJsonBroken] = useState(false);
-  const bound = costBound(spec);
-  const [credits, setCredits] = useState(() => suggestedBudget(bound));
+  // until somebody types one, the budget follows the spec
+  const [typed, setTyped] = useState<string>();
   const [startNow, setStartNow] = useState(true);
   const [created, create] = useMutation(CreateRunMutation);
   const [refused, setRefused] = useState<{ spec: JsonObject; issues: readonly Issue[] }>();
   // one form makes one run, however often its button is pressed
-  const [idempotencyKey] = useState(() => crypto.randomUUID());
+  const [idempotencyKey] = useState(() => randomHex(16));
   const id = useId();
 
   const section = useMemo(() => sectionOf(start.runSpecSchema, spec), [start.runSpecSchema, spec]);
   const check = useCheck(spec);
   const issues = refused?.spec === spec ? refused.issues : check.issues;
+  // while something is wrong, the last complete spec still says best what an empty field means
+  const complete = useRef<JsonObject>(undefined);
+  complete.current = check.completed ?? complete.current;
+  const bound = costBound(complete.current);
+  const credits = typed ?? suggestedBudget(bound);
   const amount = parseCredits(credits);
-  const known = useMemo(() => pathsOf(section), [section]);
+  const short = amount !== undefined && bound !== undefined && amount < bound;
   const ready = !jsonBroken && amount !== undefined && organization !== "" && !created.fetching;
 
   async function submit(event: FormEvent): Promise<void> {
@@ -163,6 +171,7 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
               <SpecForm
                 section={section}
                 spec={spec}
+                completed={complete.current}
                 onSpec={setSpec}
                 issues={issues}
                 environments={start.environments}
@@ -196,14 +205,22 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
             aria-invalid={amount === undefined}
             aria-describedby={`${id}-budget-hint`}
             value={credits}
-            onChange={(event) => setCredits(event.target.value)}
+            onChange={(event) => setTyped(event.target.value)}
           />
-          <p id={`${id}-budget-hint`} className="mt-1 text-table text-subtle">
+          <p
+            id={`${id}-budget-hint`}
+            className={`mt-1 text-table ${short ? "text-on-pending-soft" : "text-subtle"}`}
+          >
             {amount === undefined
               ? "Write an amount such as 120 or 0.5, with at most six decimals."
-              : bound === undefined
-                ? "Moved into the run's budget; what is left returns when it ends."
-                : `The work of this spec costs at most ${formatCredits(bound)} credits. What is left returns when the run ends.`}
+              : [
+                  bound === undefined
+                    ? ""
+                    : short
+                      ? `The work of this spec may cost up to ${formatCredits(bound)}: when these are used up the run pauses, and an organizer has to fund it.`
+                      : `The work of this spec costs at most ${formatCredits(bound)}.`,
+                  "An organization issues its own credits; what a run does not need stays unspent.",
+                ].join(" ")}
           </p>
         </div>
         <label className="flex items-center gap-2">
@@ -218,7 +235,7 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
         <IssueSummary
           id={`${id}-issues`}
           issues={issues}
-          known={known}
+          section={section}
           checking={check.checking}
           failed={check.failed}
           hash={check.hash}
@@ -242,13 +259,14 @@ function Form({ start }: { start: ResultOf<typeof CreateRunQuery> }) {
 function IssueSummary(props: {
   id: string;
   issues: readonly Issue[];
-  known: readonly string[];
+  section: SpecSection;
   checking: boolean;
   failed: boolean;
   hash: string | undefined;
   onShow(): void;
 }) {
-  const { id, issues, known, checking, failed, hash, onShow } = props;
+  const { id, issues, section, checking, failed, hash, onShow } = props;
+  const known = pathsOf(section);
   if (failed)
     return (
       <p className="text-table text-on-pending-soft">
@@ -278,14 +296,10 @@ function IssueSummary(props: {
           return (
             <li key={`${issue.path} ${issue.message}`}>
               {target === undefined ? (
-                <span className="font-mono">{issue.path || "spec"}</span>
+                <span>{issue.path || "The spec"}</span>
               ) : (
-                <a
-                  className="font-mono underline underline-offset-2"
-                  href={`#field-${target}`}
-                  onClick={onShow}
-                >
-                  {issue.path}
+                <a className="underline underline-offset-2" href={`#field-${target}`} onClick={onShow}>
+                  {placeOf(section, issue.path)}
                 </a>
               )}
               {": "}
@@ -302,6 +316,8 @@ function IssueSummary(props: {
 function useCheck(spec: JsonObject): {
   issues: readonly Issue[];
   hash: string | undefined;
+  /** With every default; undefined while something is wrong. */
+  completed: JsonObject | undefined;
   checking: boolean;
   failed: boolean;
 } {
@@ -320,6 +336,7 @@ function useCheck(spec: JsonObject): {
   return {
     issues: data?.checkRunSpec.issues ?? [],
     hash: data?.checkRunSpec.hash ?? undefined,
+    completed: data?.checkRunSpec.valid ? asObject(data.checkRunSpec.spec) : undefined,
     checking: fetching || !current || settled !== spec,
     failed: error !== undefined && data === undefined,
   };

@@ -3,7 +3,7 @@
 import clsx from "clsx";
 import type { ReactNode } from "react";
 import { type FragmentOf, graphql, readFragment } from "../../graphql/graphql.ts";
-import { absent, formatCount } from "../../ui/format.ts";
+import { absent, counted, formatCount } from "../../ui/format.ts";
 import { StateIcon } from "../../ui/state-badge.tsx";
 import { StepBar } from "../../ui/step-bar.tsx";
 import type { RunLive } from "./run-live.ts";
@@ -26,12 +26,13 @@ export const PhaseStripFragment = graphql(`
       workersActive
       tasks {
         open
-        leased
-        submitted
       }
       groups {
         submitted
         verifying
+        accepted
+        setAside
+        rejected
       }
     }
     batches(first: 3) {
@@ -71,7 +72,13 @@ export function PhaseStrip({
   const filling = batches.find((batch) => batch.state === "FILLING");
   const sealed = batches.find((batch) => batch.state === "SEALED");
   const needed = valueAt(run.revision.spec, "batch.settledGroups");
-  const active = (live.state ?? run.state) === "RUNNING";
+  const state = live.state ?? run.state;
+  const active = state === "RUNNING";
+  const over = isOver(state);
+  // the trainer's first task: nobody can generate before there is a version 0
+  const preparing = version === null;
+  const judged = groups.accepted + groups.setAside + groups.rejected;
+  const still = over ? "the run has ended" : state === "PAUSED" ? "paused" : undefined;
   const known = rewardsOf(run.trainSteps);
   const newest = known.at(-1)?.step ?? 0;
   const rewards = [...known, ...live.points.flatMap(rewardOfPoint).filter(({ step }) => step > newest)];
@@ -80,32 +87,49 @@ export function PhaseStrip({
       <ol className="grid grid-cols-2 border-b border-line sm:grid-cols-5">
         <Phase
           name="Generate"
-          busy={active && tasks.leased > 0}
-          note={`${formatCount(workersActive)} active, ${formatCount(tasks.open)} open`}
+          busy={active && !preparing && workersActive > 0}
+          note={
+            still ?? (preparing ? "waits for the base policy" : `${counted(tasks.open, "task")} open in all`)
+          }
         >
-          {formatCount(tasks.leased)} <Unit>tasks leased</Unit>
+          {over ? absent : formatCount(workersActive)}{" "}
+          <Unit>{workersActive === 1 ? "worker" : "workers"}</Unit>
         </Phase>
         <Phase
           name="Verify"
           busy={active && groups.verifying > 0}
-          note={`${formatCount(groups.submitted)} awaiting a draw`}
+          note={
+            groups.submitted > 0
+              ? `${formatCount(groups.submitted)} awaiting a draw`
+              : `${counted(judged, "group")} judged`
+          }
         >
-          {formatCount(groups.verifying)} <Unit>groups measured</Unit>
+          {formatCount(groups.verifying)}{" "}
+          <Unit>{groups.verifying === 1 ? "group" : "groups"} being measured</Unit>
         </Phase>
         <Phase
           name="Batch"
           busy={active && filling !== undefined}
-          note={filling ? `${formatCount(filling.signalGroups)} with signal` : "none filling"}
+          note={still ?? (filling ? `${formatCount(filling.signalGroups)} with signal` : "none filling")}
         >
-          {filling ? formatCount(filling.settledGroups) : absent}
-          {filling && typeof needed === "number" ? <Unit> / {formatCount(needed)} settled</Unit> : null}
+          {filling && !over ? formatCount(filling.settledGroups) : absent}
+          {filling && !over && typeof needed === "number" ? (
+            <Unit> / {formatCount(needed)} settled</Unit>
+          ) : null}
         </Phase>
         <Phase
           name="Train"
-          busy={active && sealed !== undefined}
-          note={sealed ? `step ${sealed.step} is sealed` : "waits for a batch"}
+          busy={active && (sealed !== undefined || preparing)}
+          note={
+            still ??
+            (preparing
+              ? "prepares the base policy"
+              : sealed
+                ? `step ${sealed.step} is sealed`
+                : "waits for a batch")
+          }
         >
-          {formatCount(step)} <Unit>steps done</Unit>
+          {formatCount(step)} <Unit>{step === 1 ? "step" : "steps"} done</Unit>
         </Phase>
         <Phase
           name="Broadcast"
@@ -115,7 +139,7 @@ export function PhaseStrip({
           {version === null ? absent : `v${version}`} <Unit>policy</Unit>
         </Phase>
       </ol>
-      <StepBar rewards={rewards} limit={isOver(run.state) ? Math.max(step, 1) : run.stepLimit} />
+      <StepBar rewards={rewards} limit={over ? Math.max(step, 1) : run.stepLimit} />
     </section>
   );
 }

@@ -1,11 +1,10 @@
 "use client";
 
-import { useId, useState } from "react";
+import { lazy, Suspense, useId, useState } from "react";
 import { useMutation } from "urql";
 import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { Button } from "../../ui/button.tsx";
-import { Dialog } from "../../ui/dialog.tsx";
 import { isOver } from "./run-state.tsx";
 
 const PauseRun = graphql(`
@@ -39,11 +38,14 @@ const CancelRun = graphql(`
   }
 `);
 
+const load = () => import("../../ui/dialog.tsx");
+const Dialog = lazy(async () => ({ default: (await load()).Dialog }));
+
 type Asked = "pause" | "cancel";
 
 /** Pause, resume and cancel. What stops work asks first and says what follows. */
 export function RunActions({ id, state, workers }: { id: string; state: string; workers: number }) {
-  const [asked, setAsked] = useState<Asked>("pause");
+  const [asked, setAsked] = useState<Asked>();
   const [open, setOpen] = useState(false);
   const [reason, setReason] = useState("");
   const [pausing, pause] = useMutation(PauseRun);
@@ -64,7 +66,9 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
     setReason("");
     setOpen(true);
   }
-  const machines = workers === 1 ? "The one active worker stops" : `The ${workers} active workers stop`;
+  const machines =
+    workers === 1 ? "The one generating worker stops" : `The ${workers} generating workers stop`;
+  const prepare = () => void load().catch(() => {});
   const text = {
     pause: {
       title: "Pause this run?",
@@ -73,10 +77,10 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
     },
     cancel: {
       title: "Cancel this run?",
-      description: `The run ends for good: open tasks are cancelled and what is left of the budget returns to the organization. Checkpoints, rollouts and verdicts stay readable.`,
+      description: `The run ends for good: open tasks are cancelled and what is left of the budget stays unspent. Checkpoints, rollouts and verdicts stay readable.`,
       button: "Cancel run",
     },
-  }[asked];
+  }[asked ?? "pause"];
   return (
     <>
       {resuming.error ? (
@@ -85,7 +89,9 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
         </span>
       ) : null}
       {state === "RUNNING" ? (
-        <Button onClick={() => ask("pause")}>Pause run</Button>
+        <Button onPointerEnter={prepare} onFocus={prepare} onClick={() => ask("pause")}>
+          Pause run
+        </Button>
       ) : (
         <Button
           tone="primary"
@@ -95,41 +101,45 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
           {state === "DRAFT" ? "Start run" : "Resume run"}
         </Button>
       )}
-      <Button tone="danger" onClick={() => ask("cancel")}>
+      <Button tone="danger" onPointerEnter={prepare} onFocus={prepare} onClick={() => ask("cancel")}>
         Cancel run
       </Button>
-      <Dialog
-        open={open}
-        onOpenChange={setOpen}
-        title={text.title}
-        description={text.description}
-        confirm={
-          <Button
-            size="regular"
-            tone={asked === "cancel" ? "danger" : "primary"}
-            disabled={busy}
-            onClick={() => void confirm()}
+      {asked === undefined ? null : (
+        <Suspense fallback={null}>
+          <Dialog
+            open={open}
+            onOpenChange={setOpen}
+            title={text.title}
+            description={text.description}
+            confirm={
+              <Button
+                size="regular"
+                tone={asked === "cancel" ? "danger" : "primary"}
+                disabled={busy}
+                onClick={() => void confirm()}
+              >
+                {text.button}
+              </Button>
+            }
           >
-            {text.button}
-          </Button>
-        }
-      >
-        <label htmlFor={field} className="text-table font-medium">
-          Reason <span className="font-normal text-subtle">(everybody in the run sees it)</span>
-        </label>
-        <input
-          id={field}
-          className="control mt-1 w-full"
-          maxLength={200}
-          value={reason}
-          onChange={(event) => setReason(event.target.value)}
-        />
-        {error ? (
-          <p role="alert" className="mt-2 text-table text-on-rejected-soft">
-            {failureOf(error).message}
-          </p>
-        ) : null}
-      </Dialog>
+            <label htmlFor={field} className="text-table font-medium">
+              Reason <span className="font-normal text-subtle">(everybody in the run sees it)</span>
+            </label>
+            <input
+              id={field}
+              className="control mt-1 w-full"
+              maxLength={200}
+              value={reason}
+              onChange={(event) => setReason(event.target.value)}
+            />
+            {error ? (
+              <p role="alert" className="mt-2 text-table text-on-rejected-soft">
+                {failureOf(error).message}
+              </p>
+            ) : null}
+          </Dialog>
+        </Suspense>
+      )}
     </>
   );
 }

@@ -2,6 +2,7 @@
 
 import { type FragmentOf, graphql, readFragment } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
+import { useNudge } from "../../live/use-event-stream.ts";
 import { absent, formatCount, formatCredits, formatExact } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 
@@ -55,14 +56,25 @@ const RunBudgetQuery = graphql(`
   }
 `);
 
-/** Counts of everything that can be counted, in the words of the protocol. */
-export function RunCounters({ run: masked }: { run: FragmentOf<typeof RunCountersFragment> }) {
+/**
+ * Counts of everything that can be counted, in the words of the protocol.
+ * @param props.touched grows with every event of the run.
+ */
+export function RunCounters({
+  run: masked,
+  touched,
+}: {
+  run: FragmentOf<typeof RunCountersFragment>;
+  touched: number;
+}) {
   const { id, stats } = readFragment(RunCountersFragment, masked);
   const { groups, tasks, attempts } = stats;
-  const [{ data }] = useSteadyQuery({
+  const [{ data }, reload] = useSteadyQuery({
     query: RunBudgetQuery,
     variables: { id },
   });
+  // money moves with nearly every event, and no event carries it
+  useNudge(touched, reload, 2000);
   const budget = data?.run?.budget;
   const judged = groups.accepted + groups.setAside + groups.rejected;
   return (
@@ -73,8 +85,8 @@ export function RunCounters({ run: masked }: { run: FragmentOf<typeof RunCounter
           rows={[
             ["Submitted", groups.submitted],
             ["Verifying", groups.verifying],
-            ["Accepted", groups.accepted],
-            ["Set aside, no signal", groups.setAside],
+            ["Accepted", groups.accepted + groups.setAside],
+            ["… of these set aside, no signal", groups.setAside],
             ["Rejected", groups.rejected],
             ["Invalid, not the node's fault", groups.invalid],
             ["Stale", groups.stale],

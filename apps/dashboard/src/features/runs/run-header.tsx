@@ -103,11 +103,16 @@ export function RunHeader({
         <Figure label="Reward" title="Mean reward of the newest trained batch">
           {formatReward(reward)}
         </Figure>
-        <Figure label="Workers active">{formatExact(run.stats.workersActive)}</Figure>
+        <Figure
+          label="Workers generating"
+          title="Nodes that may generate and were seen within 30 seconds; trainers and validators are under Workers"
+        >
+          {isOver(state) ? absent : formatExact(run.stats.workersActive)}
+        </Figure>
         <Figure label="Tokens generated" title={formatExact(BigInt(run.stats.tokensGenerated))}>
           {formatCount(BigInt(run.stats.tokensGenerated))}
         </Figure>
-        <Figure label="Time left" title="Estimated by the coordinator from the newest steps">
+        <Figure label="Time left" title="Estimated by the coordinator from the median of the newest steps">
           {isOver(state) ? absent : formatDuration(run.stats.etaSeconds)}
         </Figure>
       </dl>

@@ -1,5 +1,6 @@
 "use client";
 
+import dynamic from "next/dynamic";
 import { parseAsStringLiteral, useQueryState } from "nuqs";
 import { useEffect } from "react";
 import { failureOf } from "../../graphql/failure.ts";
@@ -10,16 +11,13 @@ import { useEventStream, useFollowed, useNudge } from "../../live/use-event-stre
 import { useFrameStore } from "../../live/use-frame-store.ts";
 import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 import { Tabs } from "../../ui/tabs.tsx";
-import { RolloutsTable } from "../rollouts/rollouts-table.tsx";
 import { PhaseStrip, PhaseStripFragment } from "./phase-strip.tsx";
 import { RunCharts } from "./run-charts.tsx";
 import { RunCounters, RunCountersFragment } from "./run-counters.tsx";
 import { RunEvaluations, RunEvaluationsFragment } from "./run-evaluations.tsx";
-import { RunEvents } from "./run-events.tsx";
 import { RunHeader, RunHeaderFragment } from "./run-header.tsx";
 import { emptyRunLive, foldRun, type RunLive } from "./run-live.ts";
 import { RunSpec, RunSpecFragment } from "./run-spec.tsx";
-import { RunWorkers } from "./run-workers.tsx";
 
 const RunPageQuery = graphql(
   `
@@ -101,6 +99,14 @@ function LiveRun({
   );
 }
 
+// only what the first tab shows comes with the page
+const loading = () => <Loading what="this part of the run" height={240} />;
+const RolloutsTable = dynamic(async () => (await import("../rollouts/rollouts-table.tsx")).RolloutsTable, {
+  loading,
+});
+const RunWorkers = dynamic(async () => (await import("./run-workers.tsx")).RunWorkers, { loading });
+const RunEvents = dynamic(async () => (await import("./run-events.tsx")).RunEvents, { loading });
+
 const tabs = ["training", "rollouts", "workers", "events", "spec"] as const;
 
 function Run({
@@ -133,7 +139,7 @@ function Run({
                 <div className="grid gap-8">
                   <RunCharts runId={run.id} live={live} />
                   <RunEvaluations run={run} />
-                  <RunCounters run={run} />
+                  <RunCounters run={run} touched={live.touched.run} />
                 </div>
               ),
             },

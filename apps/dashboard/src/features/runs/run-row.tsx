@@ -95,7 +95,7 @@ export function RunRow({ run: masked }: { run: FragmentOf<typeof RunRowFragment>
       <Cell>
         <Sparkline values={rewards} label="Reward" />
       </Cell>
-      <Cell number>{formatCount(workersActive)}</Cell>
+      <Cell number>{isOver(run.state) ? absent : formatCount(workersActive)}</Cell>
       <Cell number>{formatCount(groups.accepted + groups.setAside)}</Cell>
       <Cell number>{formatCount(groups.rejected)}</Cell>
       <Cell className="whitespace-nowrap font-mono text-muted">{run.environment.slug}</Cell>

@@ -14,6 +14,7 @@ import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
 import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { useApiAddress } from "../session/api-provider.tsx";
 
 const RunWorkersQuery = graphql(`
   query RunWorkers($id: ID!, $after: String) {
@@ -66,8 +67,6 @@ const trust: Record<string, Tone> = {
   EJECTED: "slashed",
 };
 
-const join = "npm run muster -- worker";
-
 /** The machines of the run: what they may do, what they did, and how far each is believed. */
 export function RunWorkers({ runId, touched }: { runId: string; touched: number }) {
   const [after, setAfter] = useState<string | null>(null);
@@ -76,6 +75,8 @@ export function RunWorkers({ runId, touched }: { runId: string; touched: number 
     variables: { id: runId, after },
   });
   useNudge(touched, retry, 2000);
+  const { graphql } = useApiAddress();
+  const join = `npm run muster -- worker --url ${new URL(graphql).origin}`;
   const run = data?.run;
   const workers = run?.workers.edges.map((edge) => edge.node) ?? [];
   return (
@@ -90,7 +91,8 @@ export function RunWorkers({ runId, touched }: { runId: string; touched: number 
       {fetching && !run ? <Loading what="the workers" rows={4} /> : null}
       {run && workers.length === 0 ? (
         <Empty title="No node has joined yet" action={<CopyButton label="Copy the command" text={join} />}>
-          On the machine that should work, run <code className="font-mono">{join}</code>.
+          On the machine that should work, in a clone of Muster, run <code className="font-mono">{join}</code>
+          .
         </Empty>
       ) : null}
       {workers.length > 0 ? (
@@ -128,11 +130,15 @@ export function RunWorkers({ runId, touched }: { runId: string; touched: number 
               <Cell className="whitespace-nowrap text-muted">
                 {worker.roles.map((role) => role.toLowerCase()).join(", ") || absent}
               </Cell>
-              <Cell title={worker.reason ?? undefined}>
-                <StateWord tone={trust[worker.trust] ?? "idle"}>{sentence(worker.trust)}</StateWord>
+              <Cell title={worker.reason ?? (isGranted(worker) ? granted : undefined)}>
+                <StateWord tone={isGranted(worker) ? "ok" : (trust[worker.trust] ?? "idle")}>
+                  {isGranted(worker) ? "Granted" : sentence(worker.trust)}
+                </StateWord>
                 {worker.reason ? <span className="ml-1 text-subtle">{worker.reason}</span> : null}
               </Cell>
-              <Cell number>{(worker.auditRate * 100).toFixed(0)} %</Cell>
+              <Cell number>
+                {worker.roles.includes("WORKER") ? `${(worker.auditRate * 100).toFixed(0)} %` : absent}
+              </Cell>
               <Cell number>{formatCount(worker.auditedValid)}</Cell>
               <Cell number>{formatCount(worker.accepted)}</Cell>
               <Cell number>{formatCount(worker.rejected)}</Cell>
@@ -162,6 +168,13 @@ export function RunWorkers({ runId, touched }: { runId: string; touched: number 
       ) : null}
     </Section>
   );
+}
+
+const granted = "The organizer gave it its role; trust is earned by generating, which it does not do here.";
+
+/** Whether a node only does what it was granted: of such a one, probation says nothing. */
+function isGranted({ roles, trust }: { roles: readonly string[]; trust: string }): boolean {
+  return trust === "PROBATION" && roles.length > 0 && !roles.includes("WORKER");
 }
 
 function lagOf(version: number | null, newest: number | null): string {

@@ -3,6 +3,7 @@ import { valueAt } from "./spec-schema.ts";
 /**
  * Micro-credits that the work of a spec costs at most, if every step needs every settled group and every output is as long as it may be:
  * generated, measured and trained tokens, and the evaluations. Stale groups come on top; relays are not in it. Undefined while a number is missing.
+ * @param spec complete, as the coordinator's check answers it.
  */
 export function costBound(spec: unknown): bigint | undefined {
   const number = (path: string) => {

@@ -13,11 +13,14 @@ import {
   valueAt,
   withValueAt,
 } from "./spec-schema.ts";
+import { withEnvironment } from "./spec-start.ts";
 
 type Issue = { path: string; message: string };
 
 type Shared = {
   readonly spec: JsonObject;
+  /** The spec with every default, while it is valid: what a field means that is left empty. */
+  readonly completed: JsonObject | undefined;
   onSpec(spec: JsonObject): void;
   readonly issues: readonly Issue[];
   readonly environments: readonly { slug: string; title: string; description: string }[];
@@ -71,7 +74,7 @@ function Part({ section, shared }: { section: SpecSection; shared: Shared }) {
         />
         <h2 className="text-strong font-semibold">{section.label}</h2>
         <span className="min-w-0 truncate text-table text-subtle">
-          {open ? section.description : gist(section, shared.spec)}
+          {open ? section.description : gist(section, shared)}
         </span>
       </summary>
       <div className="pt-1 pb-4 pl-6">
@@ -82,10 +85,10 @@ function Part({ section, shared }: { section: SpecSection; shared: Shared }) {
 }
 
 /** The first values of a folded section: `hidden size 64, layers 2, heads 4 …` */
-function gist(section: SpecSection, spec: JsonObject): string {
+function gist(section: SpecSection, { spec, completed }: Shared): string {
   const all = [...section.fields, ...section.sections.flatMap((inner) => inner.fields)];
   const said = all.flatMap((field) => {
-    const value = shownValue(valueAt(spec, field.path) ?? field.fallback);
+    const value = shownValue(valueAt(spec, field.path) ?? defaultOf(field, completed));
     return value === "" ? [] : [`${field.label.toLowerCase()} ${value}`];
   });
   return said.length > 5 ? `${said.slice(0, 5).join(", ")} …` : said.join(", ");
@@ -174,7 +177,7 @@ function Field({ field, shared }: { field: SpecField; shared: Shared }) {
         </div>
       ) : null}
       <p id={`${id}-about`} className="mt-0.5 text-table text-subtle">
-        {about(field, shared)}
+        <Marked text={about(field, shared)} />
       </p>
     </div>
   );
@@ -195,7 +198,11 @@ function Input(props: {
   const enter = (next: string) => {
     const means = parseTyped(field, next);
     setTyped({ text: next, means });
-    shared.onSpec(withValueAt(shared.spec, field.path, means));
+    shared.onSpec(
+      field.path === "environment"
+        ? withEnvironment(shared.spec, next, shared.environments)
+        : withValueAt(shared.spec, field.path, means),
+    );
   };
   const common = {
     id,
@@ -224,11 +231,16 @@ function Input(props: {
       className={field.path === "seed" ? `${common.className} font-mono` : common.className}
       inputMode={field.kind === "number" || field.kind === "integer" ? "decimal" : "text"}
       spellCheck={false}
-      placeholder={shownValue(field.fallback)}
+      placeholder={field.required ? "" : shownValue(defaultOf(field, shared.completed))}
       value={text}
       onChange={(event) => enter(event.target.value)}
     />
   );
+}
+
+/** What an empty field means: its own default, or what follows from the other fields. */
+function defaultOf(field: SpecField, completed: JsonObject | undefined): unknown {
+  return field.fallback ?? valueAt(completed, field.path);
 }
 
 function about(field: SpecField, shared: Shared): string {
@@ -238,6 +250,20 @@ function about(field: SpecField, shared: Shared): string {
       : undefined;
   if (environment) return environment.description;
   return [field.description, field.limits === "" ? "" : `${field.limits}.`].filter(Boolean).join(" ");
+}
+
+/** A description, with what stands between backticks set as code. */
+function Marked({ text }: { text: string }) {
+  return text.split("`").map((part, i) =>
+    i % 2 === 1 ? (
+      // biome-ignore lint/suspicious/noArrayIndexKey: the parts of one text do not move
+      <code key={i} className="font-mono">
+        {part}
+      </code>
+    ) : (
+      part
+    ),
+  );
 }
 
 function Problem({ text }: { text: string }) {

@@ -94,6 +94,18 @@ export function pathsOf(section: SpecSection): string[] {
   ];
 }
 
+/** Where a path is in the form, in its own words: `evaluation.versions.1` is `Evaluation › Versions, entry 2`. */
+export function placeOf(section: SpecSection, path: string): string {
+  const field = section.fields.find((each) => path === each.path || path.startsWith(`${each.path}.`));
+  if (field !== undefined) {
+    const entry = path.slice(field.path.length + 1);
+    return /^\d+$/.test(entry) ? `${field.label}, entry ${Number(entry) + 1}` : field.label;
+  }
+  const inner = section.sections.find((each) => path === each.path || path.startsWith(`${each.path}.`));
+  if (inner === undefined) return path === "" || path === section.path ? "" : path;
+  return [inner.label, placeOf(inner, path)].filter((part) => part !== "").join(" › ");
+}
+
 /** `maxGradientNorm` → `Max gradient norm`. */
 export function labelOf(name: string): string {
   const words = name

@@ -3,7 +3,8 @@
 /** Whether it worked; if not, what to tell the person. */
 export type AuthOutcome = { ok: true } | { ok: false; message: string };
 
-export const linkRefused = "This link has been used already or has expired. Ask for a new one.";
+export const linkRefused =
+  "This link has been used already or has expired. Ask for a new one, or take the one that the newest start printed.";
 
 const unreachable = "The coordinator does not answer. Is it running?";
 

@@ -25,6 +25,7 @@ export function SignIn({
   error: string | undefined;
 }) {
   const { auth } = useApiAddress();
+  const local = useLocal(auth);
   const [progress, setProgress] = useState<Progress>(() => {
     if (token) return { kind: "checking" };
     return error ? { kind: "failed", message: linkRefused } : { kind: "idle" };
@@ -94,8 +95,16 @@ export function SignIn({
             onChange={(event) => setEmail(event.target.value)}
           />
           <p id={`${id}-hint`} className="mt-1 text-table text-subtle">
-            You get a link that signs you in once. If this coordinator sends no mail, the link is printed in
-            its log.
+            You get a link that signs you in once, if the address is known here or was invited.{" "}
+            {local ? (
+              <>
+                It is printed in <code className="font-mono">.muster/logs/api.log</code>. On your own machine
+                you are <code className="font-mono">you@muster.localhost</code>, and every{" "}
+                <code className="font-mono">npm start</code> prints a new link.
+              </>
+            ) : (
+              "This coordinator sends no mail: its operator finds the link in its log and hands it on."
+            )}
           </p>
           <Button
             type="submit"
@@ -111,7 +120,8 @@ export function SignIn({
       <div role="status" className="mt-4 min-h-10">
         {progress.kind === "sent" ? (
           <p className="rounded-control bg-ok-soft px-3 py-2 text-on-ok-soft">
-            A link for {progress.email} is on its way: by mail, or in the coordinator&rsquo;s log.
+            If {progress.email} is known here, a link stands in{" "}
+            {local ? <code className="font-mono">.muster/logs/api.log</code> : "the coordinator’s log"} now.
           </p>
         ) : null}
         {progress.kind === "failed" ? (
@@ -122,4 +132,11 @@ export function SignIn({
       </div>
     </main>
   );
+}
+
+/** Whether the coordinator runs on the reader's own machine; only the browser knows. */
+function useLocal(url: string): boolean {
+  const [local, setLocal] = useState(false);
+  useEffect(() => setLocal(/^(localhost|127(\.\d+){3}|\[::1\])$/.test(new URL(url).hostname)), [url]);
+  return local;
 }

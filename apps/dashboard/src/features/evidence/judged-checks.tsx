@@ -1,0 +1,48 @@
+import { type CheckResult, checks } from "@muster/verification";
+import { Section } from "../../ui/section.tsx";
+import { CheckItem } from "./check-item.tsx";
+import { FiguresTable } from "./figures-table.tsx";
+import type { Verdicts } from "./judge.ts";
+
+/** Every check that was made, with what is on record beside what was found here. */
+export function JudgedChecks({
+  recorded,
+  verdicts,
+}: {
+  recorded: { checks: readonly CheckResult[] } | null;
+  verdicts: Verdicts;
+}) {
+  const { stored, fresh } = verdicts;
+  const found = fresh ?? stored;
+  return (
+    <Section
+      title="Checks"
+      note={
+        fresh === null
+          ? "Judged with the measurement in the bundle."
+          : "Judged with this browser’s own measurement. Machines differ by less than the thresholds, not in the last digit."
+      }
+    >
+      <ul className="divide-y divide-line border-y border-line">
+        {found.checks.map((check) => {
+          const { title, plain, cannotCatch } = checks[check.id];
+          const { verdict, note } = check;
+          return (
+            <CheckItem
+              key={check.id}
+              check={{ title, verdict, plain: check.plain, note, does: plain, cannotCatch }}
+              numbers={
+                <FiguresTable
+                  label={`Numbers of ${title}`}
+                  recorded={recorded?.checks.find(({ id }) => id === check.id)}
+                  found={check}
+                  foundHere={fresh === null ? "Judged here" : "Measured here"}
+                />
+              }
+            />
+          );
+        })}
+      </ul>
+    </Section>
+  );
+}

@@ -1,0 +1,55 @@
+import type { BundleFacts, JudgeMessage, StageName, Verdicts } from "./judge.ts";
+
+/** What the page knows of a judgement so far. */
+export type Judging = {
+  readonly stages: Readonly<Record<StageName, Stage>>;
+  readonly facts: BundleFacts | undefined;
+  readonly verdicts: Verdicts | undefined;
+  readonly failure: { readonly code: string; readonly message: string } | undefined;
+};
+
+export type Stage = {
+  readonly state: "waiting" | "running" | "done" | "skipped" | "failed";
+  readonly note: string;
+};
+
+/** The stages in order, in words. */
+export const stageTitles: Readonly<Record<StageName, string>> = {
+  open: "Hashes and signatures",
+  stored: "Judged again, with the stored measurement",
+  model: "The policy is made ready in this browser",
+  measure: "Measured again, by this browser",
+  fresh: "Judged again, with the new measurement",
+};
+
+export const stageNames = Object.keys(stageTitles) as StageName[];
+
+const waiting: Stage = { state: "waiting", note: "" };
+
+export const judgingBegun: Judging = {
+  stages: { open: waiting, stored: waiting, model: waiting, measure: waiting, fresh: waiting },
+  facts: undefined,
+  verdicts: undefined,
+  failure: undefined,
+};
+
+/** Folds what the judging thread says into what is shown. */
+export function foldJudging(judging: Judging, message: JudgeMessage): Judging {
+  switch (message.kind) {
+    case "stage": {
+      const { stage, state, note } = message;
+      return { ...judging, stages: { ...judging.stages, [stage]: { state, note } } };
+    }
+    case "opened":
+      return { ...judging, facts: message.facts };
+    case "judged":
+      return { ...judging, verdicts: message.verdicts };
+    case "failed":
+      return { ...judging, failure: { code: message.code, message: message.message } };
+  }
+}
+
+/** Whether nothing more will come. */
+export function isSettled({ verdicts, failure }: Judging): boolean {
+  return verdicts !== undefined || failure !== undefined;
+}
