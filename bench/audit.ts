@@ -27,7 +27,7 @@ type Forfeit = "third" | "first";
 type Rules = { settle: Settle; forfeit: Forfeit };
 
 /** What the coordinator does. */
-const inForce: Rules = { settle: "at once", forfeit: "third" };
+const inForce: Rules = { settle: "in order", forfeit: "first" };
 
 type Attack = {
   /** Share of groups that are poison, once it has begun. */

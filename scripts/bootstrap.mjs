@@ -46,7 +46,8 @@ function install() {
 function generate() {
   run(
     join(modules, ".bin", "node"),
-    [join("scripts", "generate.ts"), "--if-stale", ...(quiet ? ["--quiet"] : [])],
+    // what the generators say of themselves helps nobody here; errors come through
+    [join("scripts", "generate.ts"), "--if-stale", "--quiet"],
     "Generating code failed; see above.",
   );
 }

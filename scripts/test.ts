@@ -6,7 +6,7 @@ import { join } from "node:path";
 
 type Step = {
   name: string;
-  group: "lint" | "unit" | "build" | "e2e";
+  group: "lint" | "unit" | "build" | "attacks" | "e2e";
   command: string;
   args: string[];
   cwd?: string;
@@ -49,6 +49,7 @@ const steps: Step[] = [
     command: bin("turbo"),
     args: ["run", "build", "--output-logs=errors-only"],
   },
+  { name: "attack range, short form", group: "attacks", ...node("e2e/attacks.ts", "--short") },
   {
     name: "end to end",
     group: "e2e",
@@ -62,7 +63,7 @@ const steps: Step[] = [
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((word) => !steps.some((step) => step.group === word));
 if (unknown.length > 0) {
-  process.stderr.write(`There is no group "${unknown[0]}"; there are lint, unit, build and e2e.\n`);
+  process.stderr.write(`There is no group "${unknown[0]}"; there are lint, unit, build, attacks and e2e.\n`);
   process.exit(2);
 }
 

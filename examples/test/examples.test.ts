@@ -2,7 +2,10 @@ import { spawn } from "node:child_process";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+
+// each starts programs, on a machine that may be busy
+vi.setConfig({ testTimeout: 30_000 });
 
 const rollout = (id: string, reward: number) => ({
   id,

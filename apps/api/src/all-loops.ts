@@ -13,6 +13,7 @@ import { finalityLoop } from "./verification/finality.ts";
 import { auditChainLoop } from "./verification/record.ts";
 import { remeasureLoop } from "./verification/remeasure.ts";
 import { retroactiveLoop } from "./verification/retroactive.ts";
+import { trustedLoop } from "./verification/trusted.ts";
 import { unmeasuredLoop } from "./verification/unmeasured.ts";
 
 /** Every loop of the coordinator. */
@@ -29,6 +30,7 @@ export const allLoops: readonly Loop[] = [
   epochLoop,
   finalityLoop,
   retroactiveLoop,
+  trustedLoop,
   unmeasuredLoop,
   remeasureLoop,
   casesLoop,

@@ -57,6 +57,8 @@ const configSchema = z.object({
    * for ten seconds and is then refused as NOT_READY; more than a few per core of the database only make everyone slower.
    */
   poolSize: z.coerce.number().int().positive().default(10),
+  /** Share of accepted audits that the organizer's own validators measure again. Of rejections they measure all. */
+  reexecutionShare: z.coerce.number().min(0).max(1).default(0.05),
   /** Apply the database's migrations before anything else. */
   migrate: flag.default(false),
 });
@@ -87,6 +89,7 @@ const variables: Record<keyof Config, string> = {
   blobGraceSeconds: "MUSTER_BLOB_GRACE_SECONDS",
   eventRetentionDays: "MUSTER_EVENT_RETENTION_DAYS",
   poolSize: "MUSTER_POOL_SIZE",
+  reexecutionShare: "MUSTER_REEXECUTION_SHARE",
   migrate: "MUSTER_MIGRATE",
 };
 

@@ -12,6 +12,7 @@ import "./rollouts/schema.ts";
 import "./verification/schema.ts";
 import "./verification/audit-schema.ts";
 import "./verification/case-schema.ts";
+import "./verification/reexecution-schema.ts";
 import "./verification/calibration-schema.ts";
 import "./ledger/schema.ts";
 import type { GraphQLSchema } from "graphql";

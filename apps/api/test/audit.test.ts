@@ -8,6 +8,7 @@ import { settleCases } from "../src/verification/cases.ts";
 import { settleFinal } from "../src/verification/finality.ts";
 import { auditLostTrust } from "../src/verification/retroactive.ts";
 import { recordOutcome, replayStanding } from "../src/verification/trust.ts";
+import { acceptTrusted } from "../src/verification/trusted.ts";
 import { openPacks, type Packs } from "./packkit.ts";
 import {
   batchPack,
@@ -193,6 +194,36 @@ describe("a trusted node", () => {
       backlog: 0,
       oldestBacklogSeconds: null,
     });
+  });
+
+  test("has them accepted in order: not before what it submitted earlier is measured, nor when that is bad", async () => {
+    const run = await trustingRun();
+    const other = await server.node();
+    for (const node of [run.worker, other]) {
+      await generate(server, run, packs, { node });
+      await measure(server, run, packs, run.validator);
+    }
+    const trust = { where: { runId: run.id }, data: { state: "PROBATION" as const, auditRate: 1 } };
+    await server.prisma.nodeTrust.updateMany(trust);
+    const good = await generate(server, run, packs);
+    const bad = await generate(server, run, packs, { node: other, luck });
+    // As if these had been drawn for an audit at the floor rate.
+    await server.prisma.nodeTrust.updateMany({ ...trust, data: { state: "TRUSTED", auditRate: 1e-6 } });
+    const behindGood = await generate(server, run, packs);
+    const behindBad = await generate(server, run, packs, { node: other });
+    expect(await statesOf([...behindGood, ...behindBad])).toEqual(Array(4).fill("SUBMITTED null"));
+    await measure(server, run, packs, run.validator);
+    await acceptTrusted(server.ctx(), run.id);
+    expect(await statesOf([...good, ...behindGood])).toEqual([
+      ...Array(2).fill("ACCEPTED AUDITED"),
+      ...Array(2).fill("ACCEPTED TRUSTED"),
+    ]);
+    expect(await statesOf([...bad, ...behindBad])).toEqual([
+      ...Array(2).fill("REJECTED null"),
+      ...Array(2).fill("SUBMITTED null"),
+    ]);
+    expect(await auditLost(run)).toBe(2);
+    expect(await statesOf(behindBad)).toEqual(Array(2).fill("VERIFYING null"));
   });
 
   test("is told by its page what it has to lose, and by the metrics what is not audited", async () => {
@@ -503,10 +534,11 @@ describe("a group is final", () => {
     await server.prisma.group.updateMany({ where: { id: { in: [one, three] } }, data: { finalAfter: 2 } });
     expect(await final([one, two, three, four])).toEqual([true, false, true, false]);
     expect(await availableTo(run)).toBe(await price(run, [one, three]));
-    await server.prisma.group.update({
-      where: { id: four },
-      data: { decidedAt: new Date(Date.now() - 25 * 3_600_000) },
-    });
+    // Or a day after the node's last submission.
+    const yesterday = new Date(Date.now() - 25 * 3_600_000);
+    await server.prisma.group.update({ where: { id: four }, data: { decidedAt: yesterday } });
+    expect(await final([two, four])).toEqual([false, false]);
+    await server.prisma.group.updateMany({ where: { runId: run.id }, data: { submittedAt: yesterday } });
     expect(await final([two, four])).toEqual([false, true]);
   });
 
@@ -540,12 +572,15 @@ describe("a group is final", () => {
     const groups = await generate(server, run, packs);
     await measure(server, run, packs, run.validator);
     const lucky = await generate(server, run, packs, { luck });
-    const decidedAt = new Date(Date.now() - 48 * 3_600_000);
+    const old = new Date(Date.now() - 48 * 3_600_000);
     await failOnce(run);
     await auditLost(run);
     await measure(server, run, packs, run.validator);
     expect(await statesOf(lucky)).toEqual(["REJECTED null", "REJECTED null"]);
-    await server.prisma.group.updateMany({ where: { runId: run.id }, data: { decidedAt } });
+    await server.prisma.group.updateMany({
+      where: { runId: run.id },
+      data: { decidedAt: old, submittedAt: old },
+    });
     expect(await final([...groups, ...lucky])).toEqual([false, false, false, false]);
     const accusations = await casesOf(server, run);
     await server.prisma.case.updateMany({
@@ -554,7 +589,9 @@ describe("a group is final", () => {
     });
     await settleCases(server.ctx());
     expect(await final([...groups, ...lucky])).toEqual([true, true, true, true]);
-    expect(await availableTo(run)).toBe(await price(run, groups));
+    // Upheld, it cost the node everything.
+    expect(await availableTo(run)).toBe(0);
+    expect(await heldBy(run)).toBe(0);
   });
 });
 
@@ -565,7 +602,9 @@ describe("credits", () => {
     const node = { organizationId: run.organization.id, runId: run.id, nodeId: run.worker.id };
     const all = BigInt(await price(run, [one, two]));
     const move = (what: typeof forfeitHeld) =>
-      server.prisma.$transaction((tx) => what(tx, { ...node, memo: "a test" }));
+      server.prisma.$transaction((tx) =>
+        what(tx, { ...node, memo: "a test", submittedUntil: new Date(Date.now() + 60_000) }),
+      );
     const budget = await budgetOf(run);
     expect(await move(forfeitHeld)).toBe(all);
     expect(await move(forfeitHeld)).toBe(0n);
@@ -624,16 +663,19 @@ describe("credits", () => {
     expect(await statesOf(groups)).toEqual(["ACCEPTED AUDITED", "ACCEPTED AUDITED"]);
   });
 
-  test("that are used up keep a trusted node's pack waiting too", async () => {
+  test("that are used up keep a trusted node's groups waiting too", async () => {
     const run = await trustingRun();
     await earnTrust(run);
     await drain(run);
-    await expect(generate(server, run, packs)).rejects.toThrow("NOT_READY");
-    expect(await server.prisma.group.count({ where: { runId: run.id } })).toBe(2);
-    const task = await server.prisma.task.findFirstOrThrow({
-      where: { runId: run.id, kind: "GENERATE", state: "LEASED" },
+    const groups = await generate(server, run, packs);
+    expect(await statesOf(groups)).toEqual(["SUBMITTED null", "SUBMITTED null"]);
+    expect(await server.prisma.run.findUniqueOrThrow({ where: { id: run.id } })).toMatchObject({
+      state: "PAUSED",
+      stateReason: "BUDGET_EXHAUSTED",
     });
-    expect(task.attempt).toBe(1);
+    await fundAndResume(run);
+    expect(await acceptTrusted(server.ctx(), run.id)).toBe(2);
+    expect(await statesOf(groups)).toEqual(["ACCEPTED TRUSTED", "ACCEPTED TRUSTED"]);
   });
 
   test("are kept for the evaluations that are due and for what is measured afterwards", async () => {

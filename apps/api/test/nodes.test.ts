@@ -262,6 +262,6 @@ describe("heartbeats", () => {
       ago(5, true),
       ago(60, true),
       ago(600, true),
-    ]).toEqual(["ACTIVE", "ACTIVE", "STALE", "STALE", "OFFLINE", "DRAINING", "STALE", "OFFLINE"]);
+    ]).toEqual(["ACTIVE", "ACTIVE", "STALE", "STALE", "OFFLINE", "DRAINING", "OFFLINE", "OFFLINE"]);
   });
 });

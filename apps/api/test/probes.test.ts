@@ -88,7 +88,9 @@ describe("a validator that turns a blind eye", () => {
     expect(had.length).toBeLessThanOrEqual(firstTasks);
     expect(await standing(server, run, stranger)).toMatchObject({ state: "QUARANTINED" });
     const canaries = await canariesOf(run, stranger);
-    expect(canaries.at(-1)).toMatchObject({ purpose: "CANARY_BAD", outcome: "DISAGREED" });
+    expect(canaries.filter(({ outcome }) => outcome === "DISAGREED")).toMatchObject([
+      { purpose: "CANARY_BAD", note: expect.stringContaining("was seen not to be the seed's") },
+    ]);
     expect((await eventsOf(server, run, "validator.suspect")).length).toBeGreaterThan(0);
 
     // Its verdicts are void: the poison is out of the batch, is measured by another and rejected.
@@ -104,6 +106,25 @@ describe("a validator that turns a blind eye", () => {
     expect(accepted).toBe(
       await server.prisma.group.count({ where: { runId: run.id, state: { in: ["ACCEPTED", "SET_ASIDE"] } } }),
     );
+  });
+
+  test("and is found out where its accomplice's work is measured again by chance", async () => {
+    await using thorough = await startTestServer({
+      sharing: server,
+      loops: [],
+      config: { reexecutionShare: 1 },
+    });
+    const run = await watchedRun(server);
+    const stranger = await grantValidator(server, run, await server.node());
+    const poison = await generate(server, run, packs, { luck });
+    await measure(thorough, run, packs, stranger, { habit: blindEye });
+    for (const id of poison) expect(await groupOfId(server, id)).toMatchObject({ state: "ACCEPTED" });
+    expect((await measure(server, run, packs, run.validator, { max: 1 })).length).toBe(1);
+    expect(await standing(server, run, stranger)).toMatchObject({ state: "QUARANTINED", disagreements: 1 });
+    // Nobody is rejected by a re-execution alone: the group is judged again, with a case that can be disputed.
+    for (let i = 0; i < 3; i++) await measure(server, run, packs, run.validator);
+    for (const id of poison) expect(await groupOfId(server, id)).toMatchObject({ state: "REJECTED" });
+    expect(await server.prisma.case.count({ where: { runId: run.id } })).toBe(poison.length);
   });
 });
 
@@ -196,6 +217,32 @@ describe("an honest validator", () => {
       const inId = Number.parseInt(lease.taskId.replaceAll("-", "").slice(0, 12), 16);
       expect(Math.abs(new Date(node?.createdAt ?? 0).getTime() - inId)).toBeLessThan(2_000);
     }
+  });
+
+  test("that drops a canary does not see it again: no other task would come back to it either", async () => {
+    const run = await watchedRun(server);
+    const stranger = await grantValidator(server, run, await server.node());
+    await makeKnown(run, 3);
+    await generate(server, run, packs);
+    expect(await openCanaries(server.ctx())).toBeGreaterThan(0);
+    const leases = await claim(server, run, stranger, "VERIFY", 16);
+    const [canary] = await canariesOf(run, stranger);
+    const dropped = leases.find(({ taskId }) => taskId === canary?.taskId);
+    if (canary === undefined || dropped === undefined) throw new Error("the canary was not claimed");
+    await server.ask(
+      "mutation($input: ReleaseTaskInput!) { releaseTask(input: $input) }",
+      { input: { task: toTypeId("task", dropped.taskId), attempt: dropped.attempt, reason: "too hard" } },
+      stranger,
+    );
+    await server.prisma.task.update({
+      where: { id: dropped.taskId },
+      data: { updatedAt: new Date(Date.now() - 120_000) },
+    });
+    expect(await claim(server, run, stranger, "VERIFY", 16)).toEqual([]);
+    await settleUnmeasured(server.ctx());
+    const closed = (await canariesOf(run, stranger)).find(({ taskId }) => taskId === canary.taskId);
+    expect(closed).toMatchObject({ outcome: "INCONCLUSIVE" });
+    expect(await standing(server, run, stranger)).toMatchObject({ probes: 0, disagreements: 0 });
   });
 
   test("is not asked to re-execute: that is for the organizer's own", async () => {

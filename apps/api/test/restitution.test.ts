@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { acceptGroups } from "../src/verification/acceptance.ts";
 import { decideCase } from "../src/verification/decisions.ts";
+import { settleFinal } from "../src/verification/finality.ts";
 import { joinRun } from "../src/verification/trust.ts";
 import { applyVerdicts } from "../src/verification/verdicts.ts";
 import { startRun, type TestRun } from "./runkit.ts";
@@ -19,42 +20,88 @@ beforeAll(async () => {
 });
 afterAll(() => server.stop());
 
-type Fate = "accepted" | "trusted" | "open" | "upheld" | "overturned" | "upheld, then overturned";
+type Fate = "accepted" | "open" | "upheld" | "overturned" | "upheld, then overturned";
 
-/** What becomes of each group in the order of their verdicts, and how many further verdicts fall before its case is decided. */
-type History = readonly { readonly fate: Fate; readonly delay: number }[];
+type History = {
+  /** Groups accepted by trust before anything is audited: what the node has at stake. */
+  readonly trusted: number;
+  /** What becomes of each further group in the order of their verdicts, and how many verdicts fall before its case is decided. */
+  readonly events: readonly { readonly fate: Fate; readonly delay: number }[];
+};
 
-const history = fc.array(
-  fc.record({
-    fate: fc.constantFrom<Fate>(
-      "accepted",
-      "trusted",
-      "open",
-      "upheld",
-      "upheld",
-      "overturned",
-      "upheld, then overturned",
-    ),
-    delay: fc.integer({ min: 0, max: 6 }),
-  }),
-  { minLength: 1, maxLength: 9 },
-);
+const history: fc.Arbitrary<History> = fc.record({
+  trusted: fc.integer({ min: 0, max: 2 }),
+  events: fc.array(
+    fc.record({
+      fate: fc.constantFrom<Fate>(
+        "accepted",
+        "open",
+        "upheld",
+        "upheld",
+        "overturned",
+        "upheld, then overturned",
+      ),
+      delay: fc.integer({ min: 0, max: 6 }),
+    }),
+    { minLength: 1, maxLength: 9 },
+  ),
+});
 
 test("a history with overturned rejections ends as if they had never been", async () => {
   await fc.assert(
-    fc.asyncProperty(history, async (events) => {
-      const happened = await live(events);
-      const clean = await live(
-        events.map((event) => (event.fate.endsWith("overturned") ? { ...event, fate: "accepted" } : event)),
-      );
+    fc.asyncProperty(history, async ({ trusted, events }) => {
+      const happened = await live({ trusted, events });
+      const clean = await live({
+        trusted,
+        events: events.map((event) =>
+          event.fate.endsWith("overturned") ? { ...event, fate: "accepted" } : event,
+        ),
+      });
       expect(happened).toEqual(clean);
     }),
     { numRuns: 12 },
   );
 }, 120_000);
 
+test("what was forfeited stays so as long as one of the cases stands that took it, also when it is final meanwhile", async () => {
+  const run = await startRun(server, { disputeWindowSeconds: 3_600 }, { start: false });
+  await server.prisma.$transaction((tx) =>
+    joinRun(tx, { organizationId: run.organization.id, runId: run.id, nodeId: run.worker.id }),
+  );
+  const [held, first, second] = [
+    await submitted(run, 0, "VERIFYING"),
+    await submitted(run, 1, "VERIFYING"),
+    await submitted(run, 2, "VERIFYING"),
+  ];
+  await verdict(run, held, "ACCEPTED");
+  const stake = held.tokens * run.spec.prices.generatedToken;
+  const ofWorker = async () =>
+    Object.fromEntries(
+      Object.entries(await balances(server, run)).filter(([key]) => key.includes(run.worker.id)),
+    );
+  const inHeld = `held:${run.id}:${run.worker.id}`;
+  const inAvailable = `available:${run.organization.id}:${run.worker.id}`;
+  expect(await ofWorker()).toEqual({ [inHeld]: stake });
+  for (const group of [first, second]) {
+    await verdict(run, group, "REJECTED");
+    await decide(run, { groupId: group.id, decision: "UPHELD" });
+  }
+  expect(await ofWorker()).toEqual({});
+  await server.prisma.group.update({
+    where: { id: held.id },
+    data: { decidedAt: new Date(Date.now() - 3_700_000), finalAfter: 0 },
+  });
+  await settleFinal(server.ctx());
+  expect((await server.prisma.group.findUniqueOrThrow({ where: { id: held.id } })).finalAt).not.toBeNull();
+  await decide(run, { groupId: first.id, decision: "OVERTURNED" });
+  expect(await ofWorker()).toEqual({});
+  await decide(run, { groupId: second.id, decision: "OVERTURNED" });
+  const overturned = (first.tokens + second.tokens) * run.spec.prices.generatedToken;
+  expect(await ofWorker()).toEqual({ [inHeld]: overturned, [inAvailable]: stake });
+});
+
 /** Plays a history in a run of its own. @returns everything that must not depend on what was overturned */
-async function live(events: History) {
+async function live({ trusted, events }: History) {
   const run = await startRun(
     server,
     {
@@ -68,12 +115,15 @@ async function live(events: History) {
   await server.prisma.$transaction((tx) => joinRun(tx, { ...owner, nodeId: run.worker.id }));
   const groups: Group[] = [];
   const due: { at: number; groupId: string; decision: "UPHELD" | "OVERTURNED" }[] = [];
-  for (const [i, { fate, delay }] of events.entries()) {
-    const group = await submitted(run, i, fate === "trusted" ? "SUBMITTED" : "VERIFYING");
+  for (let i = 0; i < trusted; i++) {
+    const group = await submitted(run, i, "SUBMITTED");
     groups.push(group);
-    if (fate === "trusted")
-      await server.prisma.$transaction(async (tx) => acceptGroups(tx, [await judged(run, group)], "TRUSTED"));
-    else await verdict(run, group, fate === "accepted" ? "ACCEPTED" : "REJECTED");
+    await server.prisma.$transaction(async (tx) => acceptGroups(tx, [await judged(run, group)], "TRUSTED"));
+  }
+  for (const [i, { fate, delay }] of events.entries()) {
+    const group = await submitted(run, trusted + i, "VERIFYING");
+    groups.push(group);
+    await verdict(run, group, fate === "accepted" ? "ACCEPTED" : "REJECTED");
     if (fate.startsWith("upheld")) due.push({ at: i + delay, groupId: group.id, decision: "UPHELD" });
     if (fate.endsWith("overturned"))
       due.push({

@@ -246,10 +246,12 @@ describe("controlling a run", () => {
     // Groups of one batch are of one size and drawn in one way.
     const { generation } = unseeded;
     const drawn = { ...generation, groupSize: 4, sampling: { ...generation.sampling, temperature: 0.5 } };
-    expect(await reviseRun(owner, { runId: run.id, spec: { ...unseeded, generation: drawn } })).toMatchObject({
-      kind: "invalid",
-      issues: [{ path: "generation.groupSize" }, { path: "generation.sampling" }],
-    });
+    expect(await reviseRun(owner, { runId: run.id, spec: { ...unseeded, generation: drawn } })).toMatchObject(
+      {
+        kind: "invalid",
+        issues: [{ path: "generation.groupSize" }, { path: "generation.sampling" }],
+      },
+    );
     expect((await runRow(run)).revision).toBe(2);
   });
 

@@ -79,6 +79,8 @@ export async function startTestServer(options: TestServerOptions = {}) {
       MUSTER_STATE_DIR: stateDir,
       MUSTER_LOG_LEVEL: process.env.MUSTER_LOG_LEVEL ?? "silent",
       MUSTER_SWEEP_DELAY_SECONDS: "0",
+      // A measurement more or less by chance is nothing to test with.
+      MUSTER_REEXECUTION_SHARE: "0",
       MUSTER_REQUESTS_PER_TEN_SECONDS: "100000",
       MUSTER_NEW_NODES_PER_MINUTE: "100000",
     }),

@@ -21,6 +21,8 @@ export type ApiAddress = {
   readonly graphql: string;
   readonly socket: string;
   readonly auth: string;
+  /** Bundles are under it by the ids of their groups. */
+  readonly evidence: string;
 };
 
 /** @param pageOrigin origin of the page, for a coordinator that is a path on it. */
@@ -30,6 +32,7 @@ export function apiAddress(apiUrl: string, pageOrigin: string): ApiAddress {
     graphql: `${base}/graphql`,
     socket: `${base.replace(/^http/, "ws")}/graphql`,
     auth: `${base}/auth`,
+    evidence: `${base}/evidence`,
   };
 }
 

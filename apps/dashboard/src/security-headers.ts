@@ -21,12 +21,23 @@ export function contentSecurityPolicy(options: {
     "img-src 'self' data: blob:",
     "font-src 'self'",
     ["connect-src 'self'", ...connectSources(apiUrl), ...(development ? ["ws:"] : [])].join(" "),
+    "worker-src 'self'",
     "manifest-src 'self'",
     "base-uri 'none'",
     "form-action 'self'",
     "frame-ancestors 'none'",
   ].join("; ");
 }
+
+/**
+ * The policy of files that never change. Only a thread has use for one: it obeys its own file's and not its page's, so the thread that
+ * judges evidence may run WebAssembly of this origin, no page may, and the thread reaches nothing beyond this origin.
+ */
+export const staticFilesPolicy = [
+  "default-src 'none'",
+  "script-src 'self' 'wasm-unsafe-eval'",
+  "connect-src 'self'",
+].join("; ");
 
 /** Headers of every answer. */
 export const securityHeaders: Readonly<Record<string, string>> = {

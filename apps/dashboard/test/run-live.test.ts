@@ -51,6 +51,15 @@ test("an event only touches the parts of the page it is about", () => {
     event(2, "evaluation.done", {}),
     event(3, "something.new", "not even an object"),
   ]);
-  expect(touched).toEqual({ run: 3, workers: 0, rollouts: 0, evaluations: 1 });
+  expect(touched).toEqual({ run: 3, workers: 0, rollouts: 0, evaluations: 1, verification: 0 });
   expect(newGroups).toBe(1);
+});
+
+test("verdicts, cases and suspicions are read again where they are shown", () => {
+  const { touched } = foldRun(emptyRunLive, [
+    event(1, "group.decided", {}),
+    event(2, "case.opened", {}),
+    event(3, "validator.suspect", {}),
+  ]);
+  expect(touched).toMatchObject({ verification: 3, workers: 3, rollouts: 1 });
 });

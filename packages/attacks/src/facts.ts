@@ -246,7 +246,8 @@ export async function readFacts(
     nodes: known,
     groups,
     refusals: sum(known.map((node) => node.rejected)) - rejected,
-    poison: groups.filter(({ cheated, trained, state }) => cheated && (trained || acceptedStates.has(state))).length,
+    poison: groups.filter(({ cheated, trained, state }) => cheated && (trained || acceptedStates.has(state)))
+      .length,
     kept: sum(known.map(({ credits }) => credits)),
     earnable: sum(accepted.map((group) => group.price)),
     invalid: groups.filter(({ state }) => state === "INVALID").length,

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createClient } from "@muster/sdk";
 import { attacks } from "./attacks.ts";
+import { shortForm } from "./range/plan.ts";
 import { report } from "./range/report.ts";
 import { runRange } from "./range/run.ts";
 import { board, summary } from "./range/scoreboard.ts";
@@ -47,6 +48,9 @@ async function main(): Promise<number> {
     console.error(unknown === undefined ? usage : `There is no attack "${unknown}".\n${usage}`);
     return 2;
   }
+  const all = Object.values(attacks);
+  const chosen =
+    only !== undefined ? all.filter(({ id }) => only.includes(id)) : values.short ? shortForm(all) : all;
   mkdirSync(folder, { recursive: true });
   const started = performance.now();
   const stop = new AbortController();
@@ -58,7 +62,7 @@ async function main(): Promise<number> {
     url,
     organization,
     folder,
-    only: Object.values(attacks).filter(({ id }) => only === undefined || only.includes(id)),
+    attacks: chosen,
     short: values.short,
     operatorToken: process.env.MUSTER_OPERATOR_TOKEN,
     signal: stop.signal,

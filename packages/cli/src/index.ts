@@ -1,3 +1,4 @@
+export { type Reach as ThresholdReach, thresholdBetween } from "./calibrate/thresholds.ts";
 export { clockFinding, protocolFinding } from "./doctor/coordinator.ts";
 export type { Finding } from "./doctor/finding.ts";
 export { type Exit, exitCodes } from "./exit-codes.ts";
@@ -26,6 +27,7 @@ export {
   secretOf,
   writeConnection,
 } from "./state-folder.ts";
+export type { Terminal } from "./terminal.ts";
 export { type Reach, type ReachOptions, reachOf } from "./up/reach.ts";
 export {
   type Child,
@@ -34,3 +36,4 @@ export {
   endLeftovers,
   type Supervisor,
 } from "./up/supervisor.ts";
+export { type VerifyOptions, verifyFile } from "./verify/command.ts";

@@ -1,7 +1,8 @@
 // A run in the middle of its second step, as the coordinator leaves it: the least that every invariant speaks about.
 import { randomUUID } from "node:crypto";
 import type { PrismaClient } from "@muster/db";
-import { demoRunSpec, hashHex } from "@muster/protocol";
+import { demoRunSpec, hashHex, type JsonValue, toTypeId } from "@muster/protocol";
+import { auditEntryHash } from "@muster/verification";
 
 export type HealthyRun = { runId: string; blob: { sha256: string; bytes: Uint8Array } };
 
@@ -9,8 +10,14 @@ const sha = (text: string) => hashHex(text);
 
 /** Fills an empty database. Nothing in it violates anything. */
 export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun> {
+  const demo = demoRunSpec();
   const spec = JSON.parse(
-    JSON.stringify({ ...demoRunSpec(), generation: { ...demoRunSpec().generation, groupSize: 2 } }),
+    JSON.stringify({
+      ...demo,
+      generation: { ...demo.generation, groupSize: 2 },
+      // One audited-valid group earns trust.
+      verification: { ...demo.verification, audit: { adversaryShare: 0.2, epsilon: 1, floor: 0.5 } },
+    }),
   );
   const organization = await prisma.organization.create({
     data: { id: randomUUID(), name: "Demo", slug: "demo" },
@@ -38,6 +45,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   const node = (name: string) =>
     prisma.node.create({ data: { publicKey: sha(name), name, software: "test", protocol: 1, hardware: {} } });
   const [trainer, validator, worker] = [await node("trainer"), await node("validator"), await node("worker")];
+  const veteran = await node("veteran");
 
   const task = (
     kind: "BASE" | "GENERATE" | "VERIFY" | "TRAIN",
@@ -87,14 +95,19 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
     data: { ...owner, sha256: sha("manifest 1"), subject: runId, kind: "MANIFEST" },
   });
 
-  const group = async (index: number, state: "ACCEPTED" | "SET_ASIDE" | "REJECTED" | "VERIFYING") => {
+  const group = async (
+    index: number,
+    state: "ACCEPTED" | "SET_ASIDE" | "REJECTED" | "VERIFYING",
+    trusted?: { nodeId: string },
+  ) => {
     const decided = state !== "VERIFYING";
+    const acceptance = trusted ? "TRUSTED" : "AUDITED";
     const made = await prisma.group.create({
       data: {
         ...owner,
         taskId: generated.id,
         attemptId: generated.attempts[0]?.id ?? "",
-        nodeId: worker.id,
+        nodeId: trusted?.nodeId ?? worker.id,
         index,
         exampleSeed: sha("seed"),
         prompt: "21=",
@@ -105,8 +118,9 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
         meanReward: 0.5,
         tokens: 10,
         epoch: 1,
-        verifyTaskId: verify.id,
+        ...(trusted ? {} : { verifyTaskId: verify.id }),
         ...(decided ? { decidedAt: new Date() } : {}),
+        ...(state === "ACCEPTED" || state === "SET_ASIDE" ? { acceptance } : {}),
         rollouts: {
           create: [0, 1].map((i) => ({
             ...owner,
@@ -125,21 +139,55 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   };
   const accepted = await group(0, "ACCEPTED");
   const aside = await group(1, "SET_ASIDE");
-  await group(2, "REJECTED");
+  const rejected = await group(2, "REJECTED");
   await group(3, "VERIFYING");
-  await prisma.verification.create({
+  const trusted = await group(4, "ACCEPTED", { nodeId: veteran.id });
+  const verification = (groupId: string, taskId: string, verdict: "ACCEPTED" | "REJECTED") =>
+    prisma.verification.create({
+      data: {
+        ...owner,
+        groupId,
+        taskId,
+        validatorNodeId: validator.id,
+        measurementHash: sha("measurement"),
+        verdict,
+        checks: [],
+        tokens: 10,
+        startedAt: new Date(),
+      },
+    });
+  await verification(accepted, verify.id, "ACCEPTED");
+  const against = await verification(rejected, train.id, "REJECTED");
+  await createTrust(prisma, {
+    owner,
+    worker: worker.id,
+    veteran: veteran.id,
+    groups: [accepted, aside, rejected],
+  });
+  const probe = await task("VERIFY", "OPEN", validator.id);
+  await prisma.probe.create({
     data: {
       ...owner,
-      groupId: accepted,
-      taskId: verify.id,
-      validatorNodeId: validator.id,
-      measurementHash: sha("measurement"),
-      verdict: "ACCEPTED",
-      checks: [],
-      tokens: 10,
-      startedAt: new Date(),
+      taskId: probe.id,
+      groupId: rejected,
+      policyVersion: 0,
+      purpose: "REEXECUTION",
+      verificationId: against.id,
+      blindHash: sha("blind"),
     },
   });
+  await prisma.case.create({
+    data: {
+      ...owner,
+      id: randomUUID(),
+      groupId: rejected,
+      nodeId: worker.id,
+      verificationId: against.id,
+      reason: "It is not what the seed draws.",
+      openUntil: later,
+    },
+  });
+  await createAuditLog(prisma, owner, [rejected, trusted]);
   const trained = {
     state: "TRAINED" as const,
     sealedAt: new Date(),
@@ -184,10 +232,10 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   const account = (key: string, kind: "ISSUED" | "BUDGET" | "NODE_HELD", balance: bigint) =>
     prisma.account.create({ data: { organizationId, key, kind, runId, balance } });
   const issued = await account("issued", "ISSUED", -10_000n);
-  const budget = await account("budget", "BUDGET", 8_000n);
-  const held = await account("held", "NODE_HELD", 2_000n);
+  const budget = await account("budget", "BUDGET", 7_000n);
+  const held = await account("held", "NODE_HELD", 3_000n);
   const post = (
-    kind: "FUND" | "HOLD",
+    kind: "FUND" | "HOLD" | "FORFEIT" | "REFUND",
     key: string,
     groupId: string | null,
     from: string,
@@ -212,6 +260,10 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   await post("FUND", "fund", null, issued.id, budget.id, 10_000n);
   await post("HOLD", "hold:0", accepted, budget.id, held.id, 1_000n);
   await post("HOLD", "hold:1", aside, budget.id, held.id, 1_000n);
+  await post("HOLD", "hold:4", trusted, budget.id, held.id, 1_000n);
+  // What a case took and gave back.
+  await post("FORFEIT", "forfeit:1", aside, held.id, budget.id, 1_000n);
+  await post("REFUND", "refund:1", aside, budget.id, held.id, 1_000n);
 
   const stream = `run:${runId}`;
   for (const seq of [1n, 2n, 3n, 4n]) {
@@ -221,4 +273,43 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   }
   await prisma.eventStream.create({ data: { stream, head: 4n } });
   return { runId, blob: { sha256: sha("manifest 1"), bytes } };
+}
+
+type Owner = { organizationId: string; runId: string };
+
+/** One node that failed once, so that it is in probation again, and one that is trusted. */
+async function createTrust(
+  prisma: PrismaClient,
+  input: { owner: Owner; worker: string; veteran: string; groups: readonly string[] },
+): Promise<void> {
+  const { owner, worker, veteran, groups } = input;
+  const kinds = ["ACCEPTED", "ACCEPTED", "REJECTED"] as const;
+  for (const [i, groupId] of groups.entries())
+    await prisma.nodeOutcome.create({
+      data: { ...owner, nodeId: worker, groupId, kind: kinds[i] ?? "ACCEPTED" },
+    });
+  await prisma.nodeTrust.create({
+    data: { ...owner, nodeId: worker, state: "PROBATION", accepted: 2, rejected: 1 },
+  });
+  await prisma.nodeOutcome.create({ data: { ...owner, nodeId: veteran, kind: "ACCEPTED" } });
+  await prisma.nodeTrust.create({
+    data: { ...owner, nodeId: veteran, state: "TRUSTED", auditRate: 0.5, accepted: 1, auditedValid: 1 },
+  });
+}
+
+/** An entry for each group, in a chain. */
+async function createAuditLog(prisma: PrismaClient, owner: Owner, groups: readonly string[]): Promise<void> {
+  let previous: string | null = null;
+  for (const [i, group] of groups.entries()) {
+    const seq = i + 1;
+    const at = new Date();
+    const data: JsonValue = {
+      reason: "It is not what the seed draws.",
+      checks: { form: "PASS", sampling: "FAIL" },
+    };
+    const entry = { seq, kind: "verdict.rejected", subject: toTypeId("group", group), data };
+    const hash = auditEntryHash(previous, toTypeId("run", owner.runId), { ...entry, at: at.toISOString() });
+    await prisma.auditEntry.create({ data: { ...owner, ...entry, at, hash } });
+    previous = hash;
+  }
 }

@@ -36,6 +36,7 @@ const violations: Record<string, string> = {
     INSERT INTO "BatchGroup" ("batchId", position, "groupId", "organizationId", signal, "policyLag")
     SELECT b.id, 0, g."groupId", g."organizationId", g.signal, 0 FROM "Batch" b, "BatchGroup" g WHERE b.step = 2 AND g.signal`,
   "batch-groups": `UPDATE "Batch" SET "settledGroups" = 3 WHERE step = 1`,
+  "trained-on-is-accepted": `UPDATE "Group" SET state = 'REJECTED' WHERE state = 'SET_ASIDE'`,
   "accepted-have-advantages": `UPDATE "Rollout" SET advantage = NULL`,
   "policy-lag": `UPDATE "BatchGroup" SET "policyLag" = 3`,
   "batches-in-order": `UPDATE "Batch" SET state = 'FILLING' WHERE step = 1`,
@@ -44,6 +45,14 @@ const violations: Record<string, string> = {
   "steps-dense": `UPDATE "TrainStep" SET step = 2`,
   "versions-forward": `UPDATE "Checkpoint" SET "availableAt" = now() - interval '1 day' WHERE version = 1`,
   "current-version": `UPDATE "Run" SET "currentVersion" = 0`,
+  "trusted-are-unmeasured": `UPDATE "Group" SET acceptance = 'TRUSTED' WHERE state = 'ACCEPTED'`,
+  "lost-trust-is-audited": `UPDATE "NodeTrust" SET state = 'PROBATION', "updatedAt" = now() - interval '5 minutes'`,
+  "standing-is-the-fold": `UPDATE "NodeTrust" SET accepted = accepted + 1 WHERE state = 'TRUSTED'`,
+  "open-case-freezes": `
+    UPDATE "Case" SET "openedAt" = now() - interval '5 minutes'; UPDATE "Group" SET "finalAt" = now() WHERE index = 0`,
+  "probes-have-tasks": `DELETE FROM "Task" WHERE id = (SELECT "taskId" FROM "Probe")`,
+  "audit-entries-chained": `UPDATE "AuditEntry" SET seq = NULL, hash = NULL, at = now() - interval '5 minutes' WHERE seq = 2`,
+  "audit-chain": `UPDATE "AuditEntry" SET data = '{"reason":"another"}' WHERE seq = 1`,
   "ledger-zero": `
     UPDATE "LedgerEntry" SET amount = amount + 1 WHERE amount = 10000; UPDATE "Account" SET balance = balance + 1 WHERE key = 'budget'`,
   balances: `UPDATE "Account" SET balance = balance - 1 WHERE key = 'budget'`,
@@ -51,6 +60,7 @@ const violations: Record<string, string> = {
     ALTER TABLE "Account" DROP CONSTRAINT "Account_balance_check"; UPDATE "Account" SET kind = 'BUDGET' WHERE kind = 'ISSUED'`,
   "held-once": `
     UPDATE "LedgerTransaction" SET "groupId" = (SELECT "groupId" FROM "LedgerTransaction" WHERE key = 'hold:0') WHERE key = 'hold:1'`,
+  "stakes-add-up": `UPDATE "Account" SET balance = balance - 1 WHERE key = 'held'`,
   "paid-once": `
     INSERT INTO "LedgerTransaction" (id, "organizationId", "runId", kind, key, "taskId", memo)
     SELECT gen_random_uuid(), t."organizationId", t."runId", 'PAY', 'pay:' || n, t.id, '' FROM "Task" t, generate_series(1, 2) n WHERE t.kind = 'TRAIN'`,
@@ -77,7 +87,27 @@ const moreViolations: [id: string, plant: string][] = [
     "groups-of-done-tasks",
     `UPDATE "Task" SET state = 'SUBMITTED' WHERE kind = 'GENERATE' AND state = 'DONE'`,
   ],
-  ["batch-groups", `UPDATE "Group" SET state = 'REJECTED' WHERE state = 'ACCEPTED'`],
+  ["trained-on-is-accepted", `UPDATE "Group" SET state = 'REJECTED' WHERE state = 'ACCEPTED'`],
+  [
+    "trained-on-is-accepted",
+    `UPDATE "Group" SET state = 'REJECTED', retroactive = true WHERE index = 0; UPDATE "Batch" SET state = 'FILLING'`,
+  ],
+  [
+    "groups-get-decided",
+    `UPDATE "Group" SET retroactive = true, "submittedAt" = now() - interval '5 minutes' WHERE index = 4`,
+  ],
+  [
+    "ended-runs-rest",
+    `UPDATE "Task" SET state = 'DONE'; UPDATE "Group" SET state = 'INVALID' WHERE state = 'VERIFYING';
+    UPDATE "Group" SET retroactive = true WHERE index = 4; UPDATE "Run" SET state = 'COMPLETED'`,
+  ],
+  ["standing-is-the-fold", `UPDATE "NodeOutcome" SET annulled = true WHERE kind = 'REJECTED'`],
+  ["standing-is-the-fold", `UPDATE "NodeTrust" SET state = 'QUARANTINED' WHERE state = 'TRUSTED'`],
+  ["standing-is-the-fold", `DELETE FROM "NodeTrust" WHERE state = 'TRUSTED'`],
+  ["probes-have-tasks", `UPDATE "Task" SET kind = 'GENERATE' WHERE id = (SELECT "taskId" FROM "Probe")`],
+  ["audit-chain", `DELETE FROM "AuditEntry" WHERE seq = 1`],
+  ["audit-chain", `UPDATE "AuditEntry" SET at = at + interval '1 millisecond' WHERE seq = 2`],
+  ["audit-chain", `UPDATE "AuditEntry" SET "runId" = gen_random_uuid()`],
   ["batch-groups", `DELETE FROM "BatchGroup" WHERE NOT signal`],
   ["batch-groups", `UPDATE "BatchGroup" SET position = 5 WHERE position = 1`],
   ["batches-in-order", `UPDATE "Batch" SET step = 3, state = 'SEALED' WHERE step = 2`],
@@ -85,6 +115,9 @@ const moreViolations: [id: string, plant: string][] = [
   ["versions-forward", `UPDATE "Checkpoint" SET "parentVersion" = 1 WHERE version = 1`],
   ["steps-dense", `DELETE FROM "TrainStep"`],
   ["held-once", `UPDATE "LedgerTransaction" SET kind = 'RELEASE' WHERE key = 'hold:1'`],
+  ["held-once", `UPDATE "LedgerTransaction" SET kind = 'FORFEIT' WHERE key = 'refund:1'`],
+  ["stakes-add-up", `UPDATE "LedgerTransaction" SET kind = 'PAY' WHERE key = 'forfeit:1'`],
+  ["rejected-earn-nothing", `UPDATE "Group" SET state = 'INVALID' WHERE index = 4`],
   ["accepted-are-paid", `DELETE FROM "LedgerTransaction" WHERE key = 'hold:1'`],
   ["streams-dense", `DELETE FROM "Event" WHERE seq = 1`],
   ["references-have-packs", `DELETE FROM "Pack" USING "PackReference" r WHERE r.sha256 = "Pack".sha256`],

@@ -27,6 +27,15 @@ test("a folder with other people's files is refused in one sentence and left as 
   expect(readdirSync(folder.path)).toEqual(["thesis.tex"]);
 });
 
+test("a node that works here for somebody else's coordinator makes the folder no less ours, and outlives --fresh", async () => {
+  await using folder = await testFolder();
+  const key = join(folder.path, "state", "node", "node.key");
+  mkdirSync(join(key, ".."), { recursive: true });
+  writeFileSync(key, "secret");
+  clearStateFolder(openStateFolder(join(folder.path, "state")));
+  expect(readFileSync(key, "utf8")).toBe("secret");
+});
+
 test("somebody else's muster.json makes a folder no less foreign", async () => {
   await using folder = await testFolder();
   writeFileSync(join(folder.path, "muster.json"), '{"product":"mustard"}');

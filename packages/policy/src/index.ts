@@ -1,9 +1,7 @@
 export * from "./graph/index.ts";
 export type { GeneratedRollout, GenerateInput, GenerateProgress } from "./runtime/generate.ts";
 export { type LogprobsInput, type MeasureInput, type OpenOptions, Policy } from "./runtime/policy.ts";
-export { PolicyError, type PolicyErrorCode, policyErrorCodes } from "./runtime/policy-error.ts";
 export { type ExecutionProvider, executionProviders } from "./runtime/providers.ts";
-export type { TokenPair } from "./runtime/rollouts.ts";
 export type { TrainRollout } from "./runtime/train.ts";
 export {
   type StepInput,
@@ -13,4 +11,3 @@ export {
   type TrainingSettings,
   type WarmupInput,
 } from "./runtime/trainer.ts";
-export type { ProofSettings } from "./runtime/windows.ts";

@@ -5,8 +5,6 @@
  * its own length. Without compression and dictionaries nothing else can expand.
  */
 
-import type { SchemaElement } from "hyparquet";
-import { ByteWriter, ParquetWriter } from "hyparquet-writer";
 import { PackError } from "./pack-error.ts";
 import {
   decodeText,
@@ -36,39 +34,6 @@ export type TableLimits = {
   /** Longest list in a row. */
   listLength: number;
 };
-
-/** Writes rows and one metadata text under the key `muster`. The same rows give the same bytes. */
-export function writeTable<S extends TableSpec>(
-  spec: S,
-  metadata: string,
-  rows: readonly Row<S>[],
-): Uint8Array {
-  const names = Object.keys(spec);
-  const schema: SchemaElement[] = [{ name: "root", repetition_type: "REQUIRED", num_children: names.length }];
-  for (const name of names) schema.push(...schemaOf(name, spec[name]!));
-  const writer = new ByteWriter();
-  const parquet = new ParquetWriter({
-    writer,
-    schema,
-    codec: "UNCOMPRESSED",
-    statistics: false,
-    createdBy: "muster",
-    kvMetadata: [{ key: metadataKey, value: metadata }],
-  });
-  // In-memory writing never waits: hyparquet-writer returns a promise only when its writer's flush() does.
-  void parquet.write({
-    columnData: names.map((name) => ({
-      name,
-      data: rows.map((row) => (spec[name]!.list ? Array.from(row[name] as ArrayLike<unknown>) : row[name])),
-      encoding: "PLAIN" as const,
-      offsetIndex: false,
-    })),
-    rowGroupSize: Math.max(rows.length, 1),
-    pageSize: 2 ** 20,
-  });
-  void parquet.finish();
-  return writer.getBytes();
-}
 
 /**
  * Reads what `writeTable` writes, and what other writers write within the same limits (several pages and row groups).
@@ -125,24 +90,8 @@ const maxFooterBytes = 256 * 1024;
 const maxPageHeaderBytes = 64 * 1024;
 
 const physicalTypes = { int32: 1, float: 4, bytes: 6, text: 6 } as const;
-const physicalNames = { int32: "INT32", float: "FLOAT", bytes: "BYTE_ARRAY", text: "BYTE_ARRAY" } as const;
 const [required, repeated] = [0, 2];
 const dataPageV2 = 3;
-
-function schemaOf(name: string, { type, list }: ColumnSpec): SchemaElement[] {
-  const leaf: SchemaElement = {
-    name: list ? "element" : name,
-    type: physicalNames[type],
-    repetition_type: "REQUIRED",
-    ...(type === "text" ? { converted_type: "UTF8" as const } : {}),
-  };
-  if (!list) return [leaf];
-  return [
-    { name, repetition_type: "REQUIRED", num_children: 1, converted_type: "LIST" },
-    { name: "list", repetition_type: "REPEATED", num_children: 1 },
-    leaf,
-  ];
-}
 
 function readFooter(bytes: Uint8Array): { footer: ThriftStruct; footerStart: number } {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

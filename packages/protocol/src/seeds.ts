@@ -16,10 +16,9 @@ export function demoSeed(n: number): string {
  * @param index position in the task: group × groupSize + rollout.
  */
 export function rolloutKey(runSeedHex: string, taskId: string, index: number): [number, number] {
-  const digest = sha256(
-    concatBytes(utf8ToBytes("muster/sample/v1\0"), seedBytes(runSeedHex), utf8ToBytes(taskId), u32(index)),
+  const [a, b] = seedWords(
+    taskHash("muster/sample/v1\0", runSeedHex, taskId).clone().update(u32(index)).digest(),
   );
-  const [a, b] = seedWords(digest);
   return [a, b];
 }
 
@@ -41,6 +40,21 @@ export function seedWords(seed: Uint8Array): PhiloxKey {
   const view = new DataView(seed.buffer, seed.byteOffset, seed.byteLength);
   return [view.getUint32(0, true), view.getUint32(4, true)];
 }
+
+/** SHA-256 begun with domain, run seed and task. Keys are asked for by the hundred for one task, so the last one is kept. */
+function taskHash(domain: string, runSeedHex: string, taskId: string) {
+  if (lastHash?.domain !== domain || lastHash.runSeedHex !== runSeedHex || lastHash.taskId !== taskId) {
+    const hash = sha256
+      .create()
+      .update(concatBytes(utf8ToBytes(domain), seedBytes(runSeedHex), utf8ToBytes(taskId)));
+    lastHash = { domain, runSeedHex, taskId, hash };
+  }
+  return lastHash.hash;
+}
+
+let lastHash:
+  | { domain: string; runSeedHex: string; taskId: string; hash: ReturnType<typeof sha256.create> }
+  | undefined;
 
 function seedBytes(runSeedHex: string): Uint8Array {
   if (!/^[0-9a-f]{64}$/i.test(runSeedHex)) {

@@ -7,10 +7,7 @@ export type EvidenceBundles = {
    * @param input.group TypeID.
    * @throws ApiError `NOT_FOUND` when the group or its packs are gone, `FORBIDDEN`, `TOO_LARGE` above `maxBytes` (1 GiB).
    */
-  get(
-    input: { group: string; maxBytes?: number },
-    options?: CallOptions,
-  ): Promise<Uint8Array<ArrayBuffer>>;
+  get(input: { group: string; maxBytes?: number }, options?: CallOptions): Promise<Uint8Array<ArrayBuffer>>;
 };
 
 // Bundles are put together when they are asked for, and may hold a checkpoint.

@@ -1,3 +1,4 @@
+export { readModelConfig } from "@muster/policy/graph";
 export {
   type CheckpointLimits,
   type Checkpoints,
@@ -12,6 +13,5 @@ export { executors } from "./executors.ts";
 export { describeHardware, type Hardware } from "./hardware.ts";
 export { type Identity, openIdentity } from "./identity.ts";
 export { createLog, type Log } from "./log.ts";
-export { readModelConfig } from "./model-config.ts";
 export { openSession, type Session, type SessionOptions } from "./session.ts";
 export { runWorker, type WorkerOptions, type WorkerSummary } from "./worker.ts";

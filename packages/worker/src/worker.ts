@@ -1,6 +1,7 @@
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { type ExecutionProvider, executionProviders } from "@muster/policy";
+import { readModelConfig } from "@muster/policy/graph";
 import { ApiError, fullJitter, pause } from "@muster/sdk";
 import { hangBell } from "./bell.ts";
 import { type CheckpointLimits, openCheckpoints } from "./checkpoints.ts";
@@ -13,7 +14,6 @@ import { startHeartbeat } from "./heartbeat.ts";
 import { openIdentity } from "./identity.ts";
 import { keepLeases } from "./lease.ts";
 import { createLog, type Log } from "./log.ts";
-import { readModelConfig } from "./model-config.ts";
 import { type Activity, type PerformContext, perform, type Tally } from "./perform.ts";
 import { openSession, type Session } from "./session.ts";
 

@@ -136,11 +136,14 @@ export async function refundGroups(
 
 type NodeInRun = { readonly organizationId: string; readonly runId: string; readonly nodeId: string };
 
-/** Forfeits everything a node still has at stake in a run. @returns micro-credits taken. */
-export async function forfeitHeld(tx: Tx, { memo, ...node }: NodeInRun & { memo: string }): Promise<bigint> {
+/** Forfeits everything a node still has at stake in a run for what it submitted until then. @returns micro-credits taken. */
+export async function forfeitHeld(
+  tx: Tx,
+  { memo, submittedUntil, ...node }: NodeInRun & { memo: string; submittedUntil: Date },
+): Promise<bigint> {
   const { runId, nodeId } = node;
   const groups = await tx.group.findMany({
-    where: { runId, nodeId, finalAt: null, decidedAt: { not: null } },
+    where: { runId, nodeId, finalAt: null, decidedAt: { not: null }, submittedAt: { lte: submittedUntil } },
     select: { id: true },
     orderBy: { id: "asc" },
   });
@@ -152,15 +155,19 @@ export async function forfeitHeld(tx: Tx, { memo, ...node }: NodeInRun & { memo:
 }
 
 /**
- * Gives back what was forfeited of a node's groups in a run, but for groups that stand REJECTED or INVALID: those earn nothing whoever made
- * them. @returns micro-credits given back.
+ * Gives back what was forfeited of a node's groups in a run (of those it submitted after a moment, if one is given), but for groups that
+ * stand REJECTED or INVALID: those earn nothing whoever made them. @returns micro-credits given back.
  */
-export async function refundHeld(tx: Tx, { memo, ...node }: NodeInRun & { memo: string }): Promise<bigint> {
+export async function refundHeld(
+  tx: Tx,
+  { memo, submittedAfter = null, ...node }: NodeInRun & { memo: string; submittedAfter?: Date | null },
+): Promise<bigint> {
   const { runId, nodeId } = node;
   const groups = await tx.$queryRaw<{ id: string }[]>`
     SELECT DISTINCT g.id FROM "LedgerTransaction" t JOIN "Group" g ON g.id = t."groupId"
     WHERE t."runId" = ${runId}::uuid AND t.kind = 'FORFEIT'
-      AND g."nodeId" = ${nodeId}::uuid AND g.state NOT IN ('REJECTED', 'INVALID') ORDER BY g.id`;
+      AND g."nodeId" = ${nodeId}::uuid AND g.state NOT IN ('REJECTED', 'INVALID')
+      AND (${submittedAfter}::timestamptz IS NULL OR g."submittedAt" > ${submittedAfter}::timestamptz) ORDER BY g.id`;
   return refundGroups(
     tx,
     groups.map(({ id }) => ({ ...node, groupId: id })),

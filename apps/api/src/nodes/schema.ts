@@ -18,7 +18,7 @@ export const LivenessEnum = builder.enumType("Liveness", {
   values: {
     ACTIVE: { description: "Seen within 30 seconds." },
     STALE: { description: "Seen within two minutes." },
-    OFFLINE: { description: "Not seen for two minutes." },
+    OFFLINE: { description: "Not seen for two minutes, or for 30 seconds after it stopped." },
     DRAINING: { description: "Active, finishing what it holds and taking nothing new." },
   } satisfies Record<Liveness, unknown>,
 });

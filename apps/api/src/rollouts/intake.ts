@@ -19,7 +19,6 @@ import type { Ctx, Tx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { appendEvents, type NewEvent, runStream } from "../events/append.ts";
 import { specOf } from "../runs/spec.ts";
-import { spending } from "../runs/spending.ts";
 import { acceptSubmission, completeTask, openTasks } from "../tasks/lease.ts";
 import { answeredBefore, refuseSubmission } from "../tasks/refusal.ts";
 import {
@@ -28,10 +27,10 @@ import {
   type SubmissionInput,
   type SubmissionOutcome,
 } from "../tasks/submission.ts";
-import { acceptGroups } from "../verification/acceptance.ts";
 import { currentEpoch, secretDraws } from "../verification/audit.ts";
 import { writeBlindPack } from "../verification/blind.ts";
 import { joinRun, lockStandings, recordOutcome, standingOf } from "../verification/trust.ts";
+import { acceptTrusted } from "../verification/trusted.ts";
 
 // Intake judges a pack without a model: who sent it, that it is well formed, that it answers the examples it was given.
 // Rewards are computed here and nowhere else; the secret audit draw is made here, after the pack is committed.
@@ -59,6 +58,7 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
   ctx.bus.publish("events");
   ctx.bus.publish("offers:VERIFY");
   ctx.bus.publish(`run:${task.runId}`);
+  await acceptTrusted(ctx, task.runId);
   return outcome;
 }
 
@@ -79,30 +79,28 @@ async function store(
     const before = standingOf(await ctx.prisma.nodeTrust.findUnique({ where: key }));
     // Blind packs are written outside of the transaction; should the node fall meanwhile, there would be too few of them.
     const prepared = await prepareGroups(ctx, submission, input, formed, auditRate(before, audit));
-    const outcome = await spending(ctx, runId, () =>
-      ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome | "changed"> => {
-        const standing = standingOf((await lockStandings(tx, runId, [nodeId])).get(nodeId));
-        if (auditRate(standing, audit) !== auditRate(before, audit)) return "changed";
-        const fence = await acceptSubmission(tx, {
-          taskId: task.id,
-          attempt: input.attempt,
-          nodeId,
-          packHash: input.pack,
-          signature: input.signature,
+    const outcome = await ctx.prisma.$transaction(async (tx): Promise<SubmissionOutcome | "changed"> => {
+      const standing = standingOf((await lockStandings(tx, runId, [nodeId])).get(nodeId));
+      if (auditRate(standing, audit) !== auditRate(before, audit)) return "changed";
+      const fence = await acceptSubmission(tx, {
+        taskId: task.id,
+        attempt: input.attempt,
+        nodeId,
+        packHash: input.pack,
+        signature: input.signature,
+      });
+      if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
+      if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
+      if (input.cpuSeconds !== undefined)
+        await tx.attempt.update({
+          where: { id: fence.attempt.id },
+          data: { cpuSeconds: input.cpuSeconds },
         });
-        if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
-        if (fence.kind === "duplicate") return { kind: "submitted", taskId: task.id, duplicate: true };
-        if (input.cpuSeconds !== undefined)
-          await tx.attempt.update({
-            where: { id: fence.attempt.id },
-            data: { cpuSeconds: input.cpuSeconds },
-          });
-        await joinRun(tx, { runId, nodeId, organizationId });
-        await storeGroups(tx, submission, input, formed.spec, prepared);
-        await completeTask(tx, task);
-        return { kind: "submitted", taskId: task.id, duplicate: false };
-      }),
-    );
+      await joinRun(tx, { runId, nodeId, organizationId });
+      await storeGroups(tx, submission, input, prepared);
+      await completeTask(tx, task);
+      return { kind: "submitted", taskId: task.id, duplicate: false };
+    });
     if (outcome !== "changed") return outcome;
   }
   throw new CodedError("STATE_CONFLICT", "The node's standing changed again and again. Submit once more.");
@@ -262,7 +260,6 @@ async function storeGroups(
   tx: Tx,
   { task, attempt, nodeId }: SignedSubmission,
   input: SubmissionInput,
-  spec: RunSpec,
   groups: readonly PreparedGroup[],
 ): Promise<void> {
   const owner = { organizationId: task.organizationId, runId: task.runId };
@@ -366,17 +363,5 @@ async function storeGroups(
         },
       }),
     ),
-  );
-  const trusted = rows.filter((group) => group.verifyTaskId === null).map((group) => group.id);
-  if (trusted.length === 0) return;
-  const stored = await tx.group.findMany({ where: { id: { in: trusted } }, orderBy: { index: "asc" } });
-  await acceptGroups(
-    tx,
-    stored.map((group) => ({
-      group,
-      spec,
-      rollouts: rollouts.filter((rollout) => rollout.groupId === group.id),
-    })),
-    "TRUSTED",
   );
 }

@@ -158,7 +158,7 @@ async function workInFlight(tx: Tx, runId: string, oldest: number, patience: num
         -- Its groups appear in the transaction that submits it.
         AND NOT EXISTS (SELECT 1 FROM "Group" g WHERE g."taskId" = t.id)
       UNION ALL
-      SELECT t.revision, CASE WHEN g."policyVersion" >= ${oldest} THEN 1 ELSE 0 END, 1, 0, CASE WHEN g.retroactive THEN 0 ELSE g.tokens END, g.tokens
+      SELECT t.revision, CASE WHEN g."policyVersion" >= ${oldest} THEN 1 ELSE 0 END, 1, 0, CASE WHEN g."finalAfter" IS NULL THEN g.tokens ELSE 0 END, g.tokens
       FROM "Group" g JOIN "Task" t ON t.id = g."taskId"
       WHERE g."runId" = ${runId}::uuid AND g.state IN ('SUBMITTED', 'VERIFYING')
       UNION ALL

@@ -58,7 +58,8 @@ export async function runStats(
         (SELECT COALESCE(sum(tokens), 0)::text FROM "Verification" WHERE "runId" = $1) AS "tokensMeasured",
         (SELECT sum(a."cpuSeconds") FROM "Attempt" a JOIN "Task" t ON t.id = a."taskId"
           WHERE a."runId" = $1 AND t.kind = 'GENERATE' AND a.state = 'SUBMITTED') AS generating,
-        (SELECT sum(cost) FROM "Verification" WHERE "runId" = $1) AS measuring,
+        (SELECT sum(cost) FROM "Verification" WHERE "runId" = $1)
+          + COALESCE((SELECT sum(a."cpuSeconds") FROM "Probe" p JOIN "Attempt" a ON a."taskId" = p."taskId" WHERE p."runId" = $1), 0) AS measuring,
         (SELECT "meanReward" FROM "TrainStep" WHERE "runId" = $1 AND "meanReward" IS NOT NULL ORDER BY step DESC LIMIT 1) AS reward,
         -- the median: a night during which nothing ran is one long step among ten, and says nothing about the next
         (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gap) FROM (

@@ -197,11 +197,12 @@ const validatorSql = `
       CASE WHEN $3::"Role" = 'VALIDATOR' THEN NOT EXISTS (SELECT 1 FROM "RoleGrant" o WHERE o."runId" = r.id AND o.role = 'VALIDATOR'
         AND o."nodeId" <> $1 AND o."revokedAt" IS NULL) END AS alone`;
 
-// What watches validators goes to those it is for: a re-execution to the organizer's own, a canary to the one validator it tests.
+// What watches validators goes to those it is for: a re-execution to the organizer's own, a canary to the one validator it tests, and
+// only once: a task that comes back to whoever dropped it, when any other would have gone to somebody else, would tell what it is.
 // Whoever failed at a measurement leaves it to the others for a minute; one that is alone tries again at once.
 const watchSql = `
         NOT EXISTS (SELECT 1 FROM "Probe" p WHERE p."taskId" = t.id
-          AND NOT CASE p.purpose WHEN 'REEXECUTION' THEN a.own ELSE p."nodeId" = $1 END)
+          AND NOT CASE p.purpose WHEN 'REEXECUTION' THEN a.own ELSE p."nodeId" = $1 AND t.attempt = 0 END)
         AND (a.alone OR t."updatedAt" < now() - interval '60 seconds'
           OR NOT EXISTS (SELECT 1 FROM "Attempt" f WHERE f."taskId" = t.id AND f."nodeId" = $1))`;
 

@@ -88,7 +88,11 @@ export async function auditSummary(
           FROM "Attempt" t JOIN "Task" k ON k.id = t."taskId" AND k.kind = 'GENERATE'
           WHERE t."runId" = $1 AND t.state = 'SUBMITTED'
         ) a LEFT JOIN LATERAL (
-          SELECT sum(cost) AS cost FROM "Verification" WHERE "groupId" IN (SELECT id FROM "Group" WHERE "taskId" = a."taskId")
+          SELECT sum(m.cost) AS cost FROM "Group" g CROSS JOIN LATERAL (
+            SELECT cost FROM "Verification" WHERE "groupId" = g.id
+            -- Watching validators is a cost of measuring too.
+            UNION ALL SELECT w."cpuSeconds" FROM "Probe" p JOIN "Attempt" w ON w."taskId" = p."taskId" WHERE p."groupId" = g.id
+          ) m WHERE g."taskId" = a."taskId"
         ) v ON true
       ) c, (
         SELECT count(*)::int AS backlog, EXTRACT(EPOCH FROM now() - min("createdAt"))::float8 AS "oldestBacklogSeconds"

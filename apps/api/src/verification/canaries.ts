@@ -17,12 +17,20 @@ import { type CanaryPurpose, canaryKey, firstTasks, nextCanary, shapeCanary } fr
 import { insertProbes, openReexecutions, ownValidators } from "./reexecution.ts";
 
 /** Slips canaries among the audits that wait. */
-export const canaryLoop: Loop = { name: "canaries", everyMs: 2_000, leader: true, run: openCanaries };
+export const canaryLoop: Loop = {
+  name: "canaries",
+  everyMs: 2_000,
+  // A validator that has just come must not be through with its first tasks before its first canary is among them.
+  atLeastMs: 500,
+  topics: ["run:*"],
+  leader: true,
+  run: openCanaries,
+};
 
 /** Opens every canary that is due in any run. @returns how many */
 export async function openCanaries(ctx: Ctx): Promise<number> {
   const runs = await ctx.prisma.$queryRaw<{ id: string }[]>`
-    SELECT r.id FROM "Run" r WHERE r.state = 'RUNNING'
+    SELECT r.id FROM "Run" r WHERE r.state = 'RUNNING' AND r."stateReason" IS NULL
       AND EXISTS (SELECT 1 FROM "Task" t WHERE t."runId" = r.id AND t.kind = 'VERIFY' AND t.state = 'OPEN')`;
   let opened = 0;
   for (const { id: runId } of runs) {
@@ -39,25 +47,30 @@ type Due = { readonly nodeId: string; readonly purpose: CanaryPurpose; readonly 
 /** Validators whose next tasks hold a canary. `place`: how many audits they take before it. */
 async function dueValidators(ctx: Ctx, runId: string): Promise<Due[]> {
   const validators = await ctx.prisma.$queryRaw<
-    { nodeId: string; had: number; issued: number; open: number }[]
+    { nodeId: string; had: number; issued: number; open: number; present: boolean }[]
   >`
     SELECT g."nodeId",
       ((SELECT count(*) FROM "Verification" v WHERE v."validatorNodeId" = g."nodeId" AND v."runId" = g."runId")
         + (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p."measurementHash" IS NOT NULL)
         + (SELECT count(*) FROM "Attempt" a JOIN "Task" t ON t.id = a."taskId"
             WHERE a."nodeId" = g."nodeId" AND a.state = 'LIVE' AND a."runId" = g."runId" AND t.kind = 'VERIFY'))::int AS had,
-      (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p.purpose <> 'REEXECUTION')::int AS issued,
+      (SELECT count(*) FROM "Probe" p JOIN "Task" t ON t.id = p."taskId" WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId"
+        AND p.purpose <> 'REEXECUTION' AND (p.outcome IS NULL OR t.attempt > 0))::int AS issued,
       (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p.purpose <> 'REEXECUTION'
-        AND p.outcome IS NULL)::int AS open
-    FROM "RoleGrant" g LEFT JOIN "NodeTrust" t ON t."runId" = g."runId" AND t."nodeId" = g."nodeId"
+        AND p.outcome IS NULL)::int AS open,
+      n."lastSeenAt" > now() - interval '2 minutes' AS present
+    FROM "RoleGrant" g JOIN "Node" n ON n.id = g."nodeId"
+      LEFT JOIN "NodeTrust" t ON t."runId" = g."runId" AND t."nodeId" = g."nodeId"
     WHERE g."runId" = ${runId}::uuid AND g.role = 'VALIDATOR' AND g."revokedAt" IS NULL
       AND (t.state IS NULL OR t.state NOT IN ('QUARANTINED', 'EJECTED'))`;
-  // Nobody's measurement is known to a validator that is alone but its own.
-  if (validators.length < 2) return [];
+  const own = await ownValidators(ctx.prisma, runId);
   const key = canaryKey(ctx.config.secret, runId);
-  return validators.flatMap(({ nodeId, had, issued, open }) => {
+  return validators.flatMap(({ nodeId, had, issued, open, present }) => {
     const { at, purpose } = nextCanary(key, nodeId, issued);
-    if (open > 0 || at > had + mostClaimed) return [];
+    // One at a time, but both of the first when it took its first tasks before there was anything to make them of.
+    // What is known is known from another than itself.
+    if (!present || [...own].every((id) => id === nodeId)) return [];
+    if ((open > 0 && issued >= 2) || at > had + mostClaimed) return [];
     return [{ nodeId, purpose, place: Math.max(0, at - had - 1) }];
   });
 }

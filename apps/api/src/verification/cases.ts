@@ -15,9 +15,6 @@ import { lockStandings, replayStanding } from "./trust.ts";
 // object until the dispute window ends. Only a case that is UPHELD costs credits. One that is OVERTURNED leaves the ledger and the node's
 // standing as if the rejection had not happened, in one transaction.
 
-/** Upheld cases of a node in a run at which it loses what it still holds. */
-const strikes = 3;
-
 /** Re-executions that may be tried for one case. */
 const tries = 4;
 
@@ -114,7 +111,7 @@ function isDue({ confirmed, disputedAt, openUntil }: Case): boolean {
 
 type Decision = { readonly decision: string; readonly decidedById: string | null };
 
-/** OPEN → UPHELD. The third one of a node takes what it still holds in the run. The accused's standing is locked. */
+/** OPEN → UPHELD, which takes all the node still holds in the run. The accused's standing is locked. */
 export async function upholdCase(tx: Tx, accused: Case, by: Decision): Promise<void> {
   const changed = await tx.case.updateMany({
     where: { id: accused.id, state: "OPEN" },
@@ -127,8 +124,9 @@ export async function upholdCase(tx: Tx, accused: Case, by: Decision): Promise<v
 }
 
 /**
- * Takes what nodes hold in a run in which three of their rejections were upheld; nodes with fewer are passed over. Whatever is accepted of such a
- * node afterwards goes the same way, so what it has lost does not depend on the order in which its groups were judged.
+ * Takes what nodes hold in a run in which a rejection of theirs was upheld; others are passed over. One is enough: it was measured twice and
+ * nobody objected, and a cheat that could leave after two would stake nothing (bench/audit.ts). Whatever is accepted of such a node from
+ * before the end of the case goes the same way, so what it has lost does not depend on the order in which its groups were judged.
  */
 export async function forfeitConvicted(
   tx: Tx,
@@ -140,11 +138,14 @@ export async function forfeitConvicted(
     where: { runId, nodeId: { in: [...new Set(input.nodeIds)] }, state: "UPHELD" },
     orderBy: { nodeId: "asc" },
     _count: true,
+    _max: { decidedAt: true },
   });
-  for (const { nodeId, _count: count } of upheld) {
-    if (count < strikes) continue;
-    const memo = `${count} rejections of the node were upheld`;
-    await forfeitHeld(tx, { organizationId, runId, nodeId, memo });
+  for (const { nodeId, _count: count, _max } of upheld) {
+    const memo =
+      count === 1 ? "A rejection of the node was upheld" : `${count} rejections of the node were upheld`;
+    // What it does afterwards is new work under full audits, and its own.
+    const submittedUntil = _max.decidedAt ?? new Date();
+    await forfeitHeld(tx, { organizationId, runId, nodeId, memo, submittedUntil });
   }
 }
 
@@ -184,10 +185,18 @@ export async function overturnCase(tx: Tx, accused: Case, by: Decision): Promise
   }
   await refundGroups(tx, [{ ...owner, groupId }], "The rejection was overturned");
   await replayStanding(tx, { ...owner, spec });
-  const upheld = await tx.case.count({ where: { runId, nodeId, state: "UPHELD" } });
-  if (upheld < strikes)
-    await refundHeld(tx, { ...owner, memo: `Only ${upheld} rejections of the node stand` });
-  else await forfeitConvicted(tx, { organizationId, runId, nodeIds: [nodeId] });
+  const standing = await tx.case.aggregate({
+    where: { runId, nodeId, state: "UPHELD" },
+    _count: true,
+    _max: { decidedAt: true },
+  });
+  // What it submitted before the end of a case that stands is lost to that one.
+  await refundHeld(tx, {
+    ...owner,
+    memo: `${standing._count} rejections of the node stand`,
+    submittedAfter: standing._max.decidedAt,
+  });
+  await forfeitConvicted(tx, { organizationId, runId, nodeIds: [nodeId] });
 }
 
 /** Decides cases whose time has come, and has those measured again that still wait for it. */

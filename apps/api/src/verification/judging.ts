@@ -126,7 +126,7 @@ async function readMeasurement(ctx: Ctx, sha256: string, spec: RunSpec): Promise
 }
 
 /** The verdict, or why the measurement cannot be of this group. */
-async function verdictOf(
+export async function verdictOf(
   ctx: Ctx,
   { group, spec, rollouts }: About,
   pack: RolloutPack,

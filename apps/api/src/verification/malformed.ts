@@ -39,6 +39,7 @@ export async function suspectMalformed(ctx: Ctx, taskIds: readonly string[]): Pr
       orderBy: { endedAt: "desc" },
       take: inARow,
       select: {
+        taskId: true,
         reason: true,
         task: {
           select: {
@@ -48,10 +49,16 @@ export async function suspectMalformed(ctx: Ctx, taskIds: readonly string[]): Pr
         },
       },
     });
-    const all = last.every(
-      ({ reason, task }) =>
-        reason?.startsWith(fault.startsWith) === true && task.state === "DONE" && task.attempts.length > 0,
-    );
+    // A canary was measured before it was one.
+    const canaries = await ctx.prisma.probe.findMany({
+      where: { taskId: { in: last.map(({ taskId }) => taskId) }, purpose: { not: "REEXECUTION" } },
+      select: { taskId: true },
+    });
+    const all = last.every(({ reason, task, taskId }) => {
+      const measurable =
+        (task.state === "DONE" && task.attempts.length > 0) || canaries.some((one) => one.taskId === taskId);
+      return measurable && reason?.startsWith(fault.startsWith) === true;
+    });
     if (last.length < inARow || !all) continue;
     found = true;
     await ctx.prisma.$transaction(async (tx) => {

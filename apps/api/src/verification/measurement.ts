@@ -7,6 +7,7 @@ import { judgeAll, type Opened, type RefusedMeasurement } from "./judging.ts";
 import { countMalformed, suspectMalformed } from "./malformed.ts";
 import { isReexecuted } from "./reexecution.ts";
 import { remeasureVoid } from "./remeasure.ts";
+import { acceptTrusted } from "./trusted.ts";
 import { applyVerdicts, type Sound } from "./verdicts.ts";
 
 // A validator measures, the coordinator decides: the verdict comes from packages/verification over the worker's pack and the
@@ -69,6 +70,9 @@ export async function submitMeasurements(
     distrusted ||= sound.some((each) => each.kind === "probe" && !each.agreement.agrees);
   }
   if (distrusted) await remeasureVoid(ctx);
+  // What waited for these verdicts.
+  for (const runId of new Set(sound.map(({ submission }) => submission.task.runId)))
+    await acceptTrusted(ctx, runId);
   ctx.bus.publish("events");
   for (const runId of new Set(submissions.map(({ task }) => task.runId))) ctx.bus.publish(`run:${runId}`);
   if (

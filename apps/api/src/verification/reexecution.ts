@@ -5,13 +5,10 @@ import { epochKeyOf, secretDraws } from "./audit.ts";
 
 // What one validator measured, measured again by one of the organizer's own.
 
-/** Share of accepted audits that the organizer's own validators measure again. Of rejections they measure all. */
-export const reexecutionShare = 0.05;
-
 /** Whether an accepted audit is measured again: fixed by the epoch's secret when the pack was committed. */
 export async function isReexecuted(ctx: Ctx, group: Group): Promise<boolean> {
   const { canary } = secretDraws(await epochKeyOf(ctx, group.runId, group.epoch), group);
-  return Number(Buffer.from(canary).readBigUInt64BE(0) >> 11n) / 2 ** 53 < reexecutionShare;
+  return Number(Buffer.from(canary).readBigUInt64BE(0) >> 11n) / 2 ** 53 < ctx.config.reexecutionShare;
 }
 
 /** The validators of a run that may re-execute: those marked as the organizer's own, or all of them where none is. */

@@ -48,8 +48,9 @@ async function runsDue(ctx: Ctx, among: readonly string[] | null): Promise<strin
     SELECT DISTINCT t."runId" FROM "Run" r JOIN "NodeTrust" t ON t."runId" = r.id AND t.state <> 'TRUSTED'
     WHERE (CASE WHEN ${among === null} THEN r.state IN ('RUNNING', 'PAUSED') OR r."endedAt" > now() - interval '1 day'
              ELSE r.id = ANY(${[...(among ?? [])]}::uuid[]) END)
-      AND EXISTS (SELECT 1 FROM "Group" g WHERE g."runId" = t."runId" AND g."nodeId" = t."nodeId" AND g.acceptance = 'TRUSTED'
-        AND g."finalAt" IS NULL AND NOT g.retroactive AND g.state IN ('ACCEPTED', 'SET_ASIDE', 'STALE'))`;
+      AND EXISTS (SELECT 1 FROM "Group" g WHERE g."runId" = t."runId" AND g."nodeId" = t."nodeId" AND g."finalAt" IS NULL AND NOT g.retroactive
+        AND ((g.acceptance = 'TRUSTED' AND g.state IN ('ACCEPTED', 'SET_ASIDE', 'STALE'))
+          OR (g.state = 'SUBMITTED' AND g."verifyTaskId" IS NULL)))`;
   return rows.map((row) => row.runId);
 }
 
@@ -189,8 +190,8 @@ async function openAudits(tx: Tx, runId: string, blind: readonly Blind[]): Promi
 }
 
 /**
- * Takes accepted groups back to be measured before they are trained on: out of the FILLING batch, whose places close up, and out of the
- * room before it. Those in a sealed batch, and those past all batches, stay. What is held for them stays held. Under `lockRun`.
+ * Takes groups back to be measured before they are trained on: out of the FILLING batch, whose places close up, out of the room before it,
+ * and from among those that wait to be accepted unmeasured. Those in a sealed batch, and those past all batches, stay. What is held for them stays held. Under `lockRun`.
  * @returns the ids of those that are VERIFYING now.
  */
 export async function withdrawGroups(tx: Tx, runId: string, groupIds: readonly string[]): Promise<string[]> {
@@ -199,6 +200,7 @@ export async function withdrawGroups(tx: Tx, runId: string, groupIds: readonly s
       runId,
       id: { in: [...groupIds] },
       OR: [
+        { state: "SUBMITTED", verifyTaskId: null },
         { state: "ACCEPTED", batchGroup: null },
         { state: { in: ["ACCEPTED", "SET_ASIDE"] }, batchGroup: { batch: { state: "FILLING" } } },
       ],

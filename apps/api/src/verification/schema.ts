@@ -10,12 +10,12 @@ import { inTurn } from "../tasks/turns.ts";
 import { revealedKey } from "./audit.ts";
 import { maxMeasurements, submitMeasurements } from "./measurement.ts";
 
-const VerdictEnum = builder.enumType(Verdict, { name: "Verdict" });
+export const VerdictEnum = builder.enumType(Verdict, { name: "Verdict" });
 const CheckVerdictEnum = builder.enumType("CheckVerdict", {
   values: ["PASS", "FAIL", "INCONCLUSIVE"] as const,
 });
 
-const CheckResultRef = builder.objectRef<CheckResult>("CheckResult").implement({
+export const CheckResultRef = builder.objectRef<CheckResult>("CheckResult").implement({
   description: "One check of a verdict, with every number it rests on.",
   // Only ever reached through its verification, which decides.
   authScopes: { signedIn: true },

@@ -5,16 +5,18 @@ import { awaitsVerdict } from "./acceptance.ts";
 import { decidedEvents } from "./decided.ts";
 
 /** States in which a group accepted by trust may be until it is final. */
-export const trustedStates = ["ACCEPTED", "SET_ASIDE", "STALE"] as const;
+const trustedStates = ["ACCEPTED", "SET_ASIDE", "STALE"] as const;
 
-/** Groups accepted by a trust that their node has lost since, and that nobody has begun to measure. */
+/** Groups accepted by a trust that their node has lost since, or still waiting for it to be confirmed, that nobody has begun to measure. */
 export const restsOnLostTrust = (runId: string) =>
   ({
     runId,
-    acceptance: "TRUSTED",
     finalAt: null,
     retroactive: false,
-    state: { in: [...trustedStates] },
+    OR: [
+      { acceptance: "TRUSTED", state: { in: [...trustedStates] } },
+      { state: "SUBMITTED", verifyTaskId: null },
+    ],
     node: { trust: { some: { runId, state: { not: "TRUSTED" } } } },
   }) satisfies Prisma.GroupWhereInput;
 

@@ -122,17 +122,16 @@ async function warn(ctx: Ctx): Promise<void> {
   );
 }
 
-/** A canary whose validator has gone is taken back; a probe whose task came to nothing says nothing about anyone. */
+/**
+ * A canary is taken back when its validator has gone or dropped it, or the run waits for nothing else; a probe whose task came to nothing
+ * says nothing about anyone.
+ */
 async function closeProbes(ctx: Ctx): Promise<void> {
-  const stale = await ctx.prisma.probe.findMany({
-    where: {
-      outcome: null,
-      purpose: { not: "REEXECUTION" },
-      createdAt: { lt: new Date(Date.now() - nobodyAfterSeconds * 1000) },
-    },
-    select: { taskId: true },
-    take: perPass,
-  });
+  const stale = await ctx.prisma.$queryRaw<{ taskId: string }[]>`
+    SELECT p."taskId" FROM "Probe" p JOIN "Task" t ON t.id = p."taskId" JOIN "Run" r ON r.id = p."runId"
+    WHERE p.outcome IS NULL AND p.purpose <> 'REEXECUTION' AND t.state = 'OPEN' AND (t.attempt > 0
+      OR r."stateReason" IS NOT NULL OR p."createdAt" < now() - make_interval(secs => ${nobodyAfterSeconds}::float8))
+    LIMIT ${perPass}`;
   if (stale.length > 0)
     await ctx.prisma.$transaction((tx) =>
       cancelTasks(

@@ -118,6 +118,12 @@ async function keepMeasurements(tx: Tx, fresh: readonly Sound[]): Promise<void> 
     })),
     skipDuplicates: true,
   });
+  // What a verdict cost stands in its row; a probe has none.
+  for (const { kind, submission, input } of fresh) {
+    if (kind !== "probe" || input.cpuSeconds === undefined) continue;
+    const { id } = submission.attempt;
+    await tx.attempt.update({ where: { id }, data: { cpuSeconds: input.cpuSeconds } });
+  }
 }
 
 async function decideGroups(tx: Tx, decided: readonly Decided[]): Promise<void> {

@@ -7,14 +7,19 @@ const embedded: KeyGenerator = () => null;
 /** Types without an `id` of their own; a new one must be named here, or the cache warns. */
 const embeddedTypes = [
   "AttemptCounts",
+  "AuditEntry",
+  "AuditHead",
+  "AuditSummary",
   "Budget",
   // its id is the check's, the same in every verification
   "CheckResult",
+  "Coordinator",
   "CreatedApiKey",
   "GroupCounts",
   "Health",
   "Membership",
   "MetricBucket",
+  "ReexecutionFinding",
   "RunCreated",
   "RunSpecCheck",
   "RunStats",
@@ -37,6 +42,7 @@ export function createCache() {
     schema: introspection as never,
     keys: {
       ...Object.fromEntries([...embeddedTypes, ...connections].map((name) => [name, embedded])),
+      Probe: (probe) => (typeof probe.task === "string" ? probe.task : null),
       Environment: (environment) => (typeof environment.slug === "string" ? environment.slug : null),
     },
     updates: {

@@ -23,6 +23,22 @@ export function formatExact(value: number | bigint): string {
   return exact.format(value);
 }
 
+/** `512 B`, `3.4 kB`, `14.2 MB`: bytes in powers of 1000. */
+export function formatBytes(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  const unit =
+    bytes < 1e6 ? ([1e3, "kB"] as const) : bytes < 1e9 ? ([1e6, "MB"] as const) : ([1e9, "GB"] as const);
+  return `${(bytes / unit[0]).toFixed(1)} ${unit[1]}`;
+}
+
+/** A share of one as a percentage with what a reader needs of it: `36 %`, `5.8 %`, `0.42 %`; null is honestly absent. */
+export function formatShare(share: number | null | undefined): string {
+  if (share === null || share === undefined || !Number.isFinite(share)) return absent;
+  const percent = share * 100;
+  if (percent === 0) return "0 %";
+  return `${percent.toFixed(percent >= 10 ? 0 : percent >= 1 ? 1 : 2)} %`;
+}
+
 /** A reward or a fraction of one, three decimals, so that columns align. */
 export function formatReward(value: number | null | undefined): string {
   return value === null || value === undefined || !Number.isFinite(value) ? absent : value.toFixed(3);

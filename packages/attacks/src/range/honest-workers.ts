@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync } from "node:fs";
+import { constants, setPriority } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -25,6 +26,8 @@ export function startHonestWorkers(options: { url: string; folder: string }): Ho
       { stdio: ["ignore", log, log], env: { ...process.env, MUSTER_API_KEY: undefined } },
     );
     closeSync(log);
+    // They always find work; what they leave over is not enough to attack with on two cores.
+    if (child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_LOW);
     return child;
   }
 

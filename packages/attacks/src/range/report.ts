@@ -8,8 +8,17 @@ const kinds: readonly { kind: AttackKind; title: string; about: string }[] = [
     title: "Generation",
     about: "Rollouts that the policy did not produce as the task asks.",
   },
-  { kind: "pack", title: "Packs", about: "Bytes that are no sound answer to a task. None of them reaches a validator unless it is well-formed." },
-  { kind: "protocol", title: "Calls", about: "Nothing is handed in that could be measured; what counts is how far it gets." },
+  {
+    kind: "pack",
+    title: "Packs",
+    about:
+      "Bytes that are no sound answer to a task. None of them reaches a validator unless it is well-formed.",
+  },
+  {
+    kind: "protocol",
+    title: "Calls",
+    about: "Nothing is handed in that could be measured; what counts is how far it gets.",
+  },
   {
     kind: "validator",
     title: "Validators",
@@ -82,16 +91,18 @@ ${notCovered.map((line) => `- ${line}`).join("\n")}
 
 function table(scores: readonly Score[]): string {
   const head = ["attack", "outcome", "noticed at", "quarantined at", "caught by", "poison", "kept", "value"];
-  const rows = scores.map(({ attack, outcome, untilDetection, untilQuarantine, caughtBy, poison, kept, expectedValue }) => [
-    `\`${attack.id}\``,
-    outcome === "missed" ? "**missed**" : outcome,
-    numberOr(untilDetection),
-    numberOr(untilQuarantine),
-    caughtBy.join(", ") || "–",
-    String(poison),
-    kept.toLocaleString("en"),
-    expectedValue.toLocaleString("en"),
-  ]);
+  const rows = scores.map(
+    ({ attack, outcome, untilDetection, untilQuarantine, caughtBy, poison, kept, expectedValue }) => [
+      `\`${attack.id}\``,
+      outcome === "missed" ? "**missed**" : outcome,
+      numberOr(untilDetection),
+      numberOr(untilQuarantine),
+      caughtBy.join(", ") || "–",
+      String(poison),
+      kept.toLocaleString("en"),
+      expectedValue.toLocaleString("en"),
+    ],
+  );
   return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 

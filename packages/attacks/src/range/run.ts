@@ -14,7 +14,7 @@ export type RangeOptions = {
   url: string;
   organization: string;
   folder: string;
-  only: readonly Attack[];
+  attacks: readonly Attack[];
   short: boolean;
   operatorToken: string | undefined;
   signal: AbortSignal;
@@ -30,7 +30,7 @@ export async function runRange(options: RangeOptions): Promise<{ scores: Score[]
   const scores: Score[] = [];
   const tally = { measured: 0, windows: 0, rejected: 0 };
   const { startedAt } = await client.health();
-  for (const step of plan(options.only, { short })) {
+  for (const step of plan(options.attacks, { short })) {
     say(`${at()}  ${step.title}: ${step.attacks.length} attacks`);
     await honestWorkers.set(step.honestWorkers);
     const stage = await openStage(client, { organization: options.organization, spec: step.spec, signal });
@@ -72,7 +72,7 @@ export async function runRange(options: RangeOptions): Promise<{ scores: Score[]
   }
   if ((await client.health()).startedAt !== startedAt)
     throw new Error("The coordinator ended during the attacks.");
-  const order = options.only.map(({ id }) => id);
+  const order = options.attacks.map(({ id }) => id);
   scores.sort((a, b) => order.indexOf(a.attack.id) - order.indexOf(b.attack.id));
   const upper95 = exactUpper(tally.rejected, tally.windows);
   return { scores, honest: { windows: tally.windows, falseRejections: tally.rejected, upper95 } };

@@ -6,7 +6,7 @@ import { type ThresholdName, type WindowFigures, windowFigures } from "@muster/v
 import type { Subject } from "./subject.ts";
 import { generate, type KeyedPrompt, measure, promptsOf } from "./work.ts";
 
-/** What the weakest rollout of an attack shows. */
+/** What an attack shows where it shows least. */
 export type Weakest = { name: string; threshold: ThresholdName; value: number };
 
 /** Number of the task that attacks are made on; honest windows come from others. */
@@ -22,24 +22,29 @@ export async function measureAttacks(subject: Subject, onAttack: (name: string) 
   const honest = await generate(policy, spec, prompts, { batchSize: 128 });
   const seen = await measure(policy, spec, prompts, honest, 128);
   const found: Weakest[] = [];
-  for (const { name, against, attempt } of attacks) {
+  for (const { name, against, unit, attempt } of attacks) {
     onAttack(name);
     const { rollouts, measurement } = await attempt({ ...subject, policy, prompts, honest, seen });
     const windows = windowFigures({ spec, rollouts, measurement, decoyKey: [1, 2] });
     for (const threshold of against) {
-      const value = weakestOf(windows, threshold);
+      const value = weakestOf(windows, threshold, unit === "group" ? spec.generation.groupSize : 1);
       if (value !== undefined) found.push({ name, threshold, value });
     }
   }
   return found;
 }
 
-/** The least that any rollout shows: a rollout is caught by its worst window. */
-function weakestOf(windows: readonly WindowFigures[], threshold: ThresholdName): number | undefined {
+/** The least that any unit shows: it is caught by its worst window. @param size rollouts in a unit. */
+function weakestOf(
+  windows: readonly WindowFigures[],
+  threshold: ThresholdName,
+  size: number,
+): number | undefined {
   const worst = new Map<number, number>();
   for (const { rollout, figures } of windows) {
     const value = figures[threshold];
-    if (value !== undefined) worst.set(rollout, Math.max(worst.get(rollout) ?? 0, value));
+    const unit = Math.floor(rollout / size);
+    if (value !== undefined) worst.set(unit, Math.max(worst.get(unit) ?? 0, value));
   }
   return worst.size === 0 ? undefined : Math.min(...worst.values());
 }
@@ -61,6 +66,11 @@ type Attack = {
   name: string;
   /** The thresholds that have to catch it, in either form. Others may. */
   against: readonly ThresholdName[];
+  /**
+   * What must be caught: every rollout of its own (when left out), or a group, which is rejected for any one of them. A short window
+   * after one prompt may look like that after another.
+   */
+  unit?: "group";
   attempt(bench: Bench): Promise<Attempt>;
 };
 
@@ -94,6 +104,7 @@ const attacks: readonly Attack[] = [
   {
     name: "proofs of another prompt",
     against: ["outliers", "exponentMismatches", "mantissaMedian"],
+    unit: "group",
     attempt: async ({ honest, seen }) => withProofs(honest, seen, (i) => otherProofs(honest, i)),
   },
   { name: "one token replaced", against: ["margin"], attempt: replaced },

@@ -49,7 +49,7 @@ export async function calibrate(command: CalibrateCommand, terminal: Terminal): 
   await using machines = new Machines(subject);
 
   const honest = new Map<ExecutionProvider, Figures>(providers.map((provider) => [provider, {}]));
-  const learned = Math.max(2_000, Math.ceil(command.windows / 10));
+  const learned = Math.max(Math.min(command.windows, 2_000), Math.ceil(command.windows / 10));
   let seen = 0;
   const calibrated = await compareHonest(subject, machines, grid, {
     windows: learned,

@@ -33,10 +33,9 @@ export function thresholdBetween({ name, honest, attack }: Reach): number {
       code: "CALIBRATION_OVERLAP",
       what: `On ${furthest.provider} honest work reaches ${name} ${short(furthest.value)}, and "${attack.name}" shows only ${short(attack.value)}: no threshold is ${headroom} times the one and below the other.`,
       why: "A threshold that lets the provider pass would let the attack pass.",
-      fix: [
-        "muster calibrate … --providers <without it>",
-        "Or give the run's spec the form f32, which sees every bit.",
-      ],
+      fix: (thresholdNames.f32 as readonly string[]).includes(name)
+        ? ["muster calibrate … --providers <without it>"]
+        : ["Give the run's spec the form f32: it sees every bit, bf16 only the upper half."],
     });
   }
   const wanted = Math.max(least, Math.sqrt(extreme * attack.value));
@@ -66,7 +65,7 @@ function rounded(value: number, limits: { from: number; below: number; whole: bo
 /** The larger of two sets, number by number. */
 export function furthest(a: Figures, b: Figures): Figures {
   const all = { ...a };
-  for (const name of thresholdNames.f32.concat(thresholdNames.bf16 as never)) {
+  for (const name of [...thresholdNames.f32, ...thresholdNames.bf16]) {
     const value = b[name];
     if (value !== undefined && !(value <= (a[name] ?? -1))) all[name] = value;
   }

@@ -5,12 +5,14 @@ import { clock, type Invariant } from "./invariant.ts";
 import { ledgerInvariants } from "./ledger.ts";
 import { recordInvariants } from "./records.ts";
 import { trainingInvariants } from "./training.ts";
+import { trustInvariants } from "./trust.ts";
 import { workInvariants } from "./work.ts";
 
 /** Everything that is asked of the database, in the order it is asked. */
 export const invariants: readonly Invariant[] = [
   ...workInvariants,
   ...trainingInvariants,
+  ...trustInvariants,
   ...ledgerInvariants,
   ...recordInvariants,
 ];
@@ -74,19 +76,22 @@ export async function checkDatabase(
 ): Promise<InvariantResult[]> {
   const details: InvariantResult[] = [];
   for (const invariant of invariants) {
-    const timed = invariant.sql.includes("clock");
-    const { rows } = await client.query<{ what: string }>(
-      timed ? `WITH ${clock} ${invariant.sql}` : invariant.sql,
-      timed ? [graceSeconds] : [],
-    );
-    details.push(
-      resultOf(
-        invariant,
-        rows.map(({ what }) => what),
-      ),
-    );
+    const found =
+      "find" in invariant
+        ? await invariant.find(client)
+        : await violationsOf(client, invariant.sql, graceSeconds);
+    details.push(resultOf(invariant, found));
   }
   return details;
+}
+
+async function violationsOf(client: pg.ClientBase, sql: string, graceSeconds: number): Promise<string[]> {
+  const timed = sql.includes("clock");
+  const { rows } = await client.query<{ what: string }>(
+    timed ? `WITH ${clock} ${sql}` : sql,
+    timed ? [graceSeconds] : [],
+  );
+  return rows.map(({ what }) => what);
 }
 
 async function inSnapshot<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {

@@ -26,18 +26,41 @@ export const ledgerInvariants: Invariants = [
   {
     id: "held-once",
     sentence:
-      "A group is held for, released and forfeited at most once each, and only what was held leaves again.",
+      "A group is held for once and released once at most, a refund lies between two forfeits, and nothing leaves that was not held.",
     sql: `
-      SELECT 'group ' || "groupId" || ': ' || count(*) || ' × ' || kind AS what
-      FROM "LedgerTransaction" WHERE "groupId" IS NOT NULL AND kind IN ('HOLD', 'RELEASE') GROUP BY "groupId", kind HAVING count(*) > 1
-      UNION ALL
-      SELECT 'group ' || m."groupId" || ': held ' || m.held || ', released or forfeited ' || m.gone FROM (
-        SELECT t."groupId", coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD'), 0) AS held,
-          coalesce(sum(e.amount) FILTER (WHERE t.kind IN ('RELEASE', 'FORFEIT')), 0)
-            - coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND'), 0) AS gone
-        FROM "LedgerTransaction" t JOIN "LedgerEntry" e ON e."transactionId" = t.id AND e.amount > 0
+      SELECT 'group ' || m."groupId" || ': ' || m.holds || ' × HOLD, ' || m.releases || ' × RELEASE, ' || m.forfeits || ' × FORFEIT, '
+        || m.refunds || ' × REFUND, ' || m.held || ' of ' || m.hold || ' still held' AS what
+      FROM (
+        SELECT t."groupId",
+          count(DISTINCT t.id) FILTER (WHERE t.kind = 'HOLD') AS holds,
+          count(DISTINCT t.id) FILTER (WHERE t.kind = 'RELEASE') AS releases,
+          count(DISTINCT t.id) FILTER (WHERE t.kind = 'FORFEIT') AS forfeits,
+          count(DISTINCT t.id) FILTER (WHERE t.kind = 'REFUND') AS refunds,
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD' AND a.kind = 'NODE_HELD'), 0) AS hold,
+          coalesce(sum(e.amount) FILTER (WHERE a.kind = 'NODE_HELD'), 0) AS held
+        FROM "LedgerTransaction" t JOIN "LedgerEntry" e ON e."transactionId" = t.id JOIN "Account" a ON a.id = e."accountId"
         WHERE t."groupId" IS NOT NULL GROUP BY t."groupId") m
-      WHERE m.gone <> 0 AND m.gone <> m.held`,
+      WHERE m.holds <> 1 OR m.releases > 1 OR m.forfeits - m.refunds NOT IN (0, 1) OR m.held NOT BETWEEN 0 AND m.hold`,
+  },
+  {
+    id: "stakes-add-up",
+    sentence:
+      "What a run held for groups is what it released, what was forfeited and not given back, and what it still holds.",
+    sql: `
+      SELECT 'run ' || r."runId" || ': held ' || r.holds || ', released ' || r.releases || ', forfeited ' || r.forfeits || ', refunded '
+        || r.refunds || ', of it ' || r.paid || ' to nodes, still held ' || coalesce(h.held, 0) AS what
+      FROM (
+        SELECT t."runId",
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD'), 0) AS holds,
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'RELEASE'), 0) AS releases,
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'FORFEIT'), 0) AS forfeits,
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND'), 0) AS refunds,
+          -- For a group that is final a refund goes to the node at once.
+          coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND' AND a.kind = 'NODE_AVAILABLE'), 0) AS paid
+        FROM "LedgerTransaction" t JOIN "LedgerEntry" e ON e."transactionId" = t.id AND e.amount > 0 JOIN "Account" a ON a.id = e."accountId"
+        WHERE t."groupId" IS NOT NULL GROUP BY t."runId") r
+        LEFT JOIN (SELECT "runId", sum(balance) AS held FROM "Account" WHERE kind = 'NODE_HELD' GROUP BY "runId") h ON h."runId" = r."runId"
+      WHERE r.holds + r.refunds - r.paid <> r.releases + r.forfeits + coalesce(h.held, 0)`,
   },
   {
     id: "paid-once",
@@ -48,30 +71,28 @@ export const ledgerInvariants: Invariants = [
   },
   {
     id: "accepted-are-paid",
-    sentence: "Every accepted group, with signal or without, is held for; when it is final it is released.",
+    sentence:
+      "Every accepted group, with signal or without, is held for; when it is final nothing is held any more.",
     sql: `
       SELECT 'group ' || g.id || ' is ' || g.state || ' and nothing was held for it' AS what
       FROM "Group" g WHERE g.state IN ('ACCEPTED', 'SET_ASIDE')
         AND NOT EXISTS (SELECT 1 FROM "LedgerTransaction" t WHERE t."groupId" = g.id AND t.kind = 'HOLD')
       UNION ALL
-      SELECT 'group ' || g.id || ' is final since ' || g."finalAt" || ' and what was held for it was not released'
-      FROM "Group" g WHERE g.state IN ('ACCEPTED', 'SET_ASIDE', 'STALE') AND g."finalAt" IS NOT NULL
-        AND EXISTS (SELECT 1 FROM "LedgerTransaction" t JOIN "LedgerEntry" e ON e."transactionId" = t.id
-          WHERE t."groupId" = g.id AND t.kind = 'HOLD' AND e.amount > 0)
-        AND NOT EXISTS (SELECT 1 FROM "LedgerTransaction" t WHERE t."groupId" = g.id AND t.kind IN ('RELEASE', 'FORFEIT'))`,
+      SELECT 'group ' || g.id || ' is final since ' || g."finalAt" || ' and ' || sum(e.amount) || ' is held for it'
+      FROM "Group" g JOIN "LedgerTransaction" t ON t."groupId" = g.id JOIN "LedgerEntry" e ON e."transactionId" = t.id
+        JOIN "Account" a ON a.id = e."accountId" AND a.kind = 'NODE_HELD'
+      WHERE g."finalAt" IS NOT NULL GROUP BY g.id HAVING sum(e.amount) <> 0`,
   },
   {
     id: "rejected-earn-nothing",
-    sentence: "A group that is not accepted earns nothing: what was held for it went back.",
+    sentence:
+      "A group that is not accepted earns nothing: what was held for it went back, and nothing was paid.",
     sql: `
-      SELECT 'group ' || m.id || ' is ' || m.state || ' and earned ' || m.earned AS what FROM (
-        SELECT g.id, g.state, coalesce(sum(e.amount) FILTER (WHERE t.kind = 'RELEASE' AND e.amount > 0), 0)
-          + coalesce(sum(e.amount) FILTER (WHERE t.kind = 'HOLD' AND e.amount > 0), 0)
-          + coalesce(sum(e.amount) FILTER (WHERE t.kind = 'REFUND' AND e.amount > 0), 0)
-          - coalesce(sum(e.amount) FILTER (WHERE t.kind IN ('RELEASE', 'FORFEIT') AND e.amount > 0), 0) AS earned
-        FROM "Group" g JOIN "LedgerTransaction" t ON t."groupId" = g.id JOIN "LedgerEntry" e ON e."transactionId" = t.id
-        -- What was accepted on trust and is audited afterwards stays held until there is a verdict.
-        WHERE g.state IN ('SUBMITTED', 'REJECTED', 'INVALID') GROUP BY g.id) m
-      WHERE m.earned <> 0`,
+      SELECT 'group ' || g.id || ' is ' || g.state || ' and has ' || sum(e.amount) AS what
+      FROM "Group" g JOIN "LedgerTransaction" t ON t."groupId" = g.id JOIN "LedgerEntry" e ON e."transactionId" = t.id
+        JOIN "Account" a ON a.id = e."accountId" AND a.kind IN ('NODE_HELD', 'NODE_AVAILABLE')
+      -- What was accepted on trust and is measured after all keeps its stake, and is not paid.
+      WHERE g.state IN ('SUBMITTED', 'REJECTED', 'INVALID') OR (g.state = 'VERIFYING' AND a.kind = 'NODE_AVAILABLE')
+      GROUP BY g.id HAVING sum(e.amount) <> 0`,
   },
 ];

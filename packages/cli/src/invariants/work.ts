@@ -86,11 +86,16 @@ export const workInvariants: Invariants = [
   },
   {
     id: "groups-get-decided",
-    sentence: "Every undecided group has a task that will decide it.",
+    sentence: "Every group that has no verdict, or is audited afterwards, has a task that will decide it.",
     sql: `
-      SELECT 'group ' || g.id || ' is ' || g.state || ' and its VERIFY task ' || coalesce(t.id::text || ' is ' || t.state, 'is missing') AS what
+      SELECT 'group ' || g.id || ' is ' || g.state || CASE WHEN g.retroactive THEN ' and audited afterwards,' ELSE '' END
+        || ' and its VERIFY task ' || coalesce(t.id::text || ' is ' || t.state, 'is missing') AS what
       FROM clock, "Group" g LEFT JOIN "Task" t ON t.id = g."verifyTaskId"
-      WHERE (g.state IN ('SUBMITTED', 'VERIFYING') OR (g.retroactive AND g.acceptance = 'TRUSTED')) AND (t.id IS NULL OR t.state NOT IN ('OPEN', 'LEASED', 'SUBMITTED'))
-        AND coalesce(t."updatedAt", g."submittedAt") < clock.at - clock.grace`,
+      WHERE (g.state IN ('SUBMITTED', 'VERIFYING') OR (g.retroactive AND g.acceptance = 'TRUSTED' AND g.state IN ('ACCEPTED', 'SET_ASIDE', 'STALE')))
+        AND (t.id IS NULL OR t.state NOT IN ('OPEN', 'LEASED', 'SUBMITTED'))
+        -- A measurement whose validator was found out since is made anew from then on.
+        AND greatest(coalesce(t."updatedAt", g."submittedAt"), (
+          SELECT max(p."decidedAt") FROM "Probe" p WHERE p."runId" = g."runId" AND p.outcome = 'DISAGREED'
+        )) < clock.at - clock.grace`,
   },
 ];

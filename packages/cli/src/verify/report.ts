@@ -1,7 +1,7 @@
 // How a verified bundle is told: a table of its checks, and a sentence.
-import type { CheckResult, Figures } from "@muster/verification";
+import type { CheckResult } from "@muster/verification";
 import { type Terminal, table } from "../terminal.ts";
-import { checkRows, type Verified } from "./bundle.ts";
+import { type CheckRow, checkRows, type Verified } from "./bundle.ts";
 
 /** The whole outcome for programs. */
 export function verifiedJson(verified: Verified): Record<string, unknown> {
@@ -32,32 +32,13 @@ export function report(verified: Verified, provider: string | undefined, termina
     validator === null ? "measured by nobody: accepted on trust" : `measured by ${validator.node}`,
   );
   terminal.say("");
-  const here = verified.measured === undefined ? [] : [`MEASURED HERE${provider ? ` (${provider})` : ""}`];
+  const here = verified.measured === undefined ? [] : [provider ?? "HERE"];
   terminal.say(
     table(
-      [
-        "CHECK",
-        "RECORDED",
-        "JUDGED AGAIN",
-        ...here.map(() => "HERE"),
-        "OBSERVED",
-        ...here,
-        "EXPECTED",
-        "THRESHOLD",
-      ],
-      checkRows(verified).map(({ id, recorded, stored, measured }) => {
-        const one = recorded ?? stored ?? measured;
-        return [
-          id,
-          recorded?.verdict ?? "–",
-          evidence.measurement === null ? "–" : (stored?.verdict ?? "–"),
-          ...here.map(() => measured?.verdict ?? "–"),
-          text(recorded ?? stored),
-          ...here.map(() => text(measured)),
-          figures(one?.expected, one),
-          figures(one?.threshold, one),
-        ];
-      }),
+      ["CHECK", "RECORDED", "AGAIN", ...here, "FIGURE", "OBSERVED", ...here, "EXPECTED", "THRESHOLD"].map(
+        (word) => word.toUpperCase(),
+      ),
+      checkRows(verified).flatMap((row) => rowsOf(row, evidence.measurement !== null, here.length > 0)),
     ),
   );
   terminal.say("");
@@ -85,18 +66,27 @@ export function sentence(
   return `Agrees: ${group} is ${recorded}${again}${here}.`;
 }
 
-function text(check: CheckResult | undefined): string {
-  return figures(check?.observed, check);
+/** A line for each number that is compared with something; the verdicts on the first. */
+function rowsOf({ id, recorded, stored, measured }: CheckRow, judged: boolean, here: boolean): string[][] {
+  const rule = stored ?? recorded ?? measured;
+  const names = Object.keys({ ...rule?.threshold, ...rule?.expected });
+  const verdicts = [id, word(recorded), judged ? word(stored) : "–", ...(here ? [word(measured)] : [])];
+  if (names.length === 0) return [[...verdicts, ...verdicts.slice(here ? 1 : 0).map(() => "–")]];
+  return names.map((name, i) => [
+    ...(i === 0 ? verdicts : verdicts.map(() => "")),
+    name,
+    figure((recorded ?? stored)?.observed[name]),
+    ...(here ? [figure(measured?.observed[name])] : []),
+    figure(rule?.expected[name]),
+    figure(rule?.threshold[name]),
+  ]);
 }
 
-/** The figures that something is compared with, and no others. */
-function figures(of: Figures | undefined, check: CheckResult | undefined): string {
-  if (of === undefined || check === undefined) return "–";
-  const names = Object.keys({ ...check.threshold, ...check.expected });
-  const shown = names.flatMap((name) => {
-    const value = of[name];
-    if (value === undefined) return [];
-    return [`${name} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`];
-  });
-  return shown.join(", ") || "–";
+function word(check: CheckResult | undefined): string {
+  return check?.verdict ?? "–";
+}
+
+function figure(value: number | string | undefined): string {
+  if (value === undefined) return "–";
+  return String(typeof value === "number" ? Number(value.toPrecision(4)) : value);
 }

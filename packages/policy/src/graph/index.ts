@@ -29,6 +29,8 @@ export {
   type ParameterLayout,
   parameterLayout,
 } from "./parameters.ts";
+export { PolicyError, type PolicyErrorCode, policyErrorCodes } from "./policy-error.ts";
+export type { TokenPair } from "./rollouts.ts";
 export {
   decodeSafetensors,
   encodeSafetensors,
@@ -47,3 +49,4 @@ export {
   trainGraph,
   updateGraph,
 } from "./training.ts";
+export type { ProofSettings } from "./windows.ts";

@@ -11,16 +11,16 @@ import {
   sampleMargin,
 } from "@muster/protocol";
 import { windowsOf } from "@muster/toploc";
-import { type FlatMeasurement, roomFor } from "../runtime/flat.ts";
-import { continuationPasses } from "../runtime/passes.ts";
-import { PolicyError } from "../runtime/policy-error.ts";
-import { distinctPrompts, requirePairs, type TokenPair } from "../runtime/rollouts.ts";
-import { measureWindow, type ProofSettings } from "../runtime/windows.ts";
 import { type ModelConfig, modelProblems } from "./config.ts";
 import { type Continuations, continuationFeeds, parameterFeeds, type ReadOut } from "./continuations.ts";
 import type { Feeds } from "./feeds.ts";
+import { type FlatMeasurement, roomFor } from "./flat.ts";
 import { continuationGraph } from "./inference.ts";
 import { parameterLayout } from "./parameters.ts";
+import { continuationPasses } from "./passes.ts";
+import { PolicyError } from "./policy-error.ts";
+import { distinctPrompts, requirePairs, type TokenPair } from "./rollouts.ts";
+import { measureWindow, type ProofSettings } from "./windows.ts";
 
 /** Runs `continuationGraph(model)` once: its inputs by name, every parameter included → its two outputs. */
 export type RunContinuations = (feeds: Feeds) => Promise<ReadOut>;
@@ -168,7 +168,7 @@ export type OnnxRuntime<T = unknown> = {
 
 /**
  * A session of `continuationGraph(model)` in any onnxruntime, to be given to `measureRollouts`.
- * @param ort the module, for example `await import("onnxruntime-web/wasm")`.
+ * @param ort the module: onnxruntime-node, or onnxruntime-web/wasm.
  * @param options of `InferenceSession.create`; in Node or a browser without WebGPU: `{ executionProviders: ["wasm"] }`.
  */
 export async function openContinuations<T>(

@@ -1,7 +1,7 @@
 /** The inside of a thread: methods that take one cloneable input and answer a cloneable output. */
 
 import { parentPort, type Transferable } from "node:worker_threads";
-import { PolicyError, type PolicyErrorCode } from "./policy-error.ts";
+import { PolicyError, type PolicyErrorCode } from "../graph/policy-error.ts";
 
 /** What a method gets beside its input. */
 export type EngineContext = {

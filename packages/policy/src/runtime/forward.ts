@@ -10,8 +10,8 @@ import {
 import { padded } from "../graph/feeds.ts";
 import { cacheNames, continuationGraph, decodeGraph, prefillGraph } from "../graph/inference.ts";
 import { parameterLayout } from "../graph/parameters.ts";
+import { PolicyError } from "../graph/policy-error.ts";
 import type { KeyValueCache } from "./cache.ts";
-import { PolicyError } from "./policy-error.ts";
 import type { ExecutionProvider } from "./providers.ts";
 import { type Feeds, integers, openRuntime, type RuntimeOptions, type Session, tensors } from "./session.ts";
 

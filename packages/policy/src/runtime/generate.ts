@@ -7,12 +7,12 @@ import {
 } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
 import type { ReadOut } from "../graph/continuations.ts";
+import { inferenceFloatsPerToken } from "../graph/passes.ts";
+import { distinctPrompts, requirePrompt } from "../graph/rollouts.ts";
+import { type ProofBuilder, type ProofSettings, proofBuilder } from "../graph/windows.ts";
 import { cacheFrom, type KeyValueCache } from "./cache.ts";
 import type { EngineContext } from "./engine.ts";
 import type { Forward } from "./forward.ts";
-import { inferenceFloatsPerToken } from "./passes.ts";
-import { distinctPrompts, requirePrompt } from "./rollouts.ts";
-import { type ProofBuilder, type ProofSettings, proofBuilder } from "./windows.ts";
 
 export type GenerateInput = {
   /** One a rollout; equal prompts are read once. */

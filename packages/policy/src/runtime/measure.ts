@@ -1,10 +1,10 @@
 import { logProbability, type Sampling } from "@muster/protocol";
+import { type FlatMeasurement, type FlatPairs, pairsOf } from "../graph/flat.ts";
 import { measurePairs, type Reader, readRollouts } from "../graph/measure.ts";
+import type { TokenPair } from "../graph/rollouts.ts";
+import type { ProofSettings } from "../graph/windows.ts";
 import type { EngineContext } from "./engine.ts";
-import { type FlatMeasurement, type FlatPairs, pairsOf } from "./flat.ts";
 import type { Forward } from "./forward.ts";
-import type { TokenPair } from "./rollouts.ts";
-import type { ProofSettings } from "./windows.ts";
 
 /** `keys`: two words a rollout. */
 export type MeasureInput = ProofSettings & FlatPairs & { keys: Uint32Array; sampling: Sampling };

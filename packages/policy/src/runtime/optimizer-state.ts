@@ -1,10 +1,10 @@
+import { PolicyError } from "../graph/policy-error.ts";
 import {
   decodeSafetensors,
   encodeSafetensors,
   SafetensorsError,
   type StoredTensor,
 } from "../graph/safetensors.ts";
-import { PolicyError } from "./policy-error.ts";
 
 /** AdamW's memory: first and second moments, one a parameter, and the number of updates behind them. */
 export type OptimizerState = { m: Float32Array; v: Float32Array; updates: number };

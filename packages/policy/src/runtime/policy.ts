@@ -1,12 +1,12 @@
 import type { MeasuredRollout, PhiloxKey, Sampling } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
-import { flattenKeys, flattenPairs, measurementsOf } from "./flat.ts";
+import { flattenKeys, flattenPairs, measurementsOf } from "../graph/flat.ts";
+import type { TokenPair } from "../graph/rollouts.ts";
+import type { ProofSettings } from "../graph/windows.ts";
 import type { GeneratedRollout, GenerateInput, GenerateProgress } from "./generate.ts";
 import type { PolicyEngine } from "./policy-thread.ts";
 import { type ExecutionProvider, executionProviders } from "./providers.ts";
-import type { TokenPair } from "./rollouts.ts";
 import { EngineThread } from "./thread.ts";
-import type { ProofSettings } from "./windows.ts";
 
 export type MeasureInput = ProofSettings & {
   rollouts: readonly (TokenPair & { key: PhiloxKey })[];

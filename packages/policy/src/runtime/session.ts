@@ -5,7 +5,7 @@ import { env, InferenceSession, listSupportedBackends, Tensor } from "onnxruntim
 import { Graph } from "../graph/builder.ts";
 import * as plain from "../graph/feeds.ts";
 import { negate } from "../graph/operators.ts";
-import { PolicyError } from "./policy-error.ts";
+import { PolicyError } from "../graph/policy-error.ts";
 import type { ExecutionProvider } from "./providers.ts";
 
 export type RuntimeOptions = {

@@ -4,8 +4,8 @@
  */
 
 import { type Transferable, Worker } from "node:worker_threads";
+import { PolicyError } from "../graph/policy-error.ts";
 import type { Answer, Call, Engine, EngineInput, EngineOutput } from "./engine.ts";
-import { PolicyError } from "./policy-error.ts";
 
 export type CallOptions = {
   /** Moved instead of copied; the caller loses them. */

@@ -6,14 +6,14 @@
 import { type ModelConfig, modelProblems } from "../graph/config.ts";
 import { parameterFeeds } from "../graph/continuations.ts";
 import { decayMask, parameterLayout } from "../graph/parameters.ts";
+import { passesOf, trainingFloatsPerToken } from "../graph/passes.ts";
+import { PolicyError } from "../graph/policy-error.ts";
+import { inputOf, requirePairs, type TokenPair } from "../graph/rollouts.ts";
 import { metricNames, type Objective, trainGraph, updateGraph } from "../graph/training.ts";
 import type { EngineContext } from "./engine.ts";
 import { upTo } from "./forward.ts";
 import { freshState, type OptimizerState } from "./optimizer-state.ts";
-import { passesOf, trainingFloatsPerToken } from "./passes.ts";
-import { PolicyError } from "./policy-error.ts";
 import type { ExecutionProvider } from "./providers.ts";
-import { inputOf, requirePairs, type TokenPair } from "./rollouts.ts";
 import {
   type Feeds,
   floats,

@@ -2,9 +2,9 @@ import { workerData } from "node:worker_threads";
 import type { PhiloxKey } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
 import { initialParameters, parameterLayout } from "../graph/parameters.ts";
+import type { TokenPair } from "../graph/rollouts.ts";
 import { type EngineContext, serve } from "./engine.ts";
 import { decodeState, encodeState, freshState } from "./optimizer-state.ts";
-import type { TokenPair } from "./rollouts.ts";
 import type { RuntimeOptions } from "./session.ts";
 import { type GrpoInput, type ImitateInput, openTraining, type Training } from "./train.ts";
 

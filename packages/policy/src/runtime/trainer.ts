@@ -1,9 +1,9 @@
 import { hashHex, type PhiloxKey } from "@muster/protocol";
 import type { ModelConfig } from "../graph/config.ts";
+import type { TokenPair } from "../graph/rollouts.ts";
 import { learningRateAt, type Schedule } from "../graph/schedule.ts";
 import type { OpenOptions } from "./policy.ts";
 import { type ExecutionProvider, executionProviders } from "./providers.ts";
-import type { TokenPair } from "./rollouts.ts";
 import { EngineThread } from "./thread.ts";
 import type { GrpoMetrics, ImitateMetrics, LossSettings, StepSettings, TrainRollout } from "./train.ts";
 import type { TrainerEngine } from "./trainer-thread.ts";

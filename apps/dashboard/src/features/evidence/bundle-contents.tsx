@@ -33,8 +33,8 @@ export function BundleContents({ facts }: { facts: BundleFacts }) {
             <Mono>{header.group}</Mono> {header.index + 1}. of <Mono>{header.task}</Mono>
           </Fact>
           <Fact name="Rollouts">
-            {formatExact(facts.rollouts)} with {formatExact(facts.tokens)} tokens, policy v{header.policyVersion},{" "}
-            {header.environment.slug}, proofs in {facts.form}
+            {formatExact(facts.rollouts)} with {formatExact(facts.tokens)} tokens, policy v
+            {header.policyVersion}, {header.environment.slug}, proofs in {facts.form}
           </Fact>
           <Fact name="Accepted">
             {header.acceptance === null

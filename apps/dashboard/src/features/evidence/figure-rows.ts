@@ -1,34 +1,25 @@
-import type { CheckResult, Figures } from "@muster/verification";
+import type { Figures } from "@muster/verification";
 
-/** One number of a check, wherever it stands: on record, found here, expected, allowed. */
-export type FigureRow = {
-  readonly name: string;
-  readonly recorded: string;
-  readonly found: string;
-  readonly expected: string;
-  readonly threshold: string;
-};
+/** One named number of a check, in every column that has it; elsewhere empty. */
+export type FigureRow = { readonly name: string; readonly values: readonly string[] };
 
-/** A check's numbers side by side, in the order in which they are reported; what has no value is empty. */
-export function figureRows(recorded: CheckResult | undefined, found: CheckResult | undefined): FigureRow[] {
-  const sources = [recorded, found].filter((check) => check !== undefined);
-  const names = new Set(
-    sources.flatMap((check) => [check.observed, check.expected, check.threshold].flatMap(Object.keys)),
-  );
-  const first = (part: "expected" | "threshold", name: string) =>
-    spoken(sources.find((check) => Object.hasOwn(check[part], name))?.[part], name);
+/** Numbers side by side, a row a name, in the order in which they are reported. */
+export function figureRows(columns: readonly (Figures | undefined)[]): FigureRow[] {
+  const names = new Set(columns.flatMap((figures) => Object.keys(figures ?? {})));
   return [...names].map((name) => ({
-    name: inWords(name),
-    recorded: spoken(recorded?.observed, name),
-    found: spoken(found?.observed, name),
-    expected: first("expected", name),
-    threshold: first("threshold", name),
+    name: name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
+    values: columns.map((figures) => spoken(figures, name)),
   }));
 }
 
-/** `meanUlp` → `mean ulp` */
-export function inWords(name: string): string {
-  return name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+/** What the coordinator says of a check's numbers (`meanUlp 1.3, outliers 0`), as numbers. */
+export function parseFigures(text: string): Figures {
+  const pairs = text.split(", ").map((pair) => {
+    const cut = pair.lastIndexOf(" ");
+    const value = pair.slice(cut + 1);
+    return [pair.slice(0, cut), Number.isFinite(Number(value)) ? Number(value) : value] as const;
+  });
+  return Object.fromEntries(pairs.filter(([name]) => name !== ""));
 }
 
 function spoken(figures: Figures | undefined, name: string): string {

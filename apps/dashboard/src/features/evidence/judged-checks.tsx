@@ -14,6 +14,7 @@ export function JudgedChecks({
 }) {
   const { stored, fresh } = verdicts;
   const found = fresh ?? stored;
+  const recordOf = (check: string) => recorded?.checks.find(({ id }) => id === check);
   return (
     <Section
       title="Checks"
@@ -34,9 +35,16 @@ export function JudgedChecks({
               numbers={
                 <FiguresTable
                   label={`Numbers of ${title}`}
-                  recorded={recorded?.checks.find(({ id }) => id === check.id)}
-                  found={check}
-                  foundHere={fresh === null ? "Judged here" : "Measured here"}
+                  columns={[
+                    { label: "On record", figures: recordOf(check.id)?.observed },
+                    {
+                      label: fresh === null ? "Judged here" : "Measured here",
+                      figures: check.observed,
+                      strong: true,
+                    },
+                    { label: "Expected", figures: check.expected },
+                    { label: "Threshold", figures: check.threshold },
+                  ]}
                 />
               }
             />

@@ -13,7 +13,10 @@ export function Outcome({ judging }: { judging: Judging }) {
     <Section title="Outcome">
       <div role="status" className="border-y border-line py-3">
         {failure ? (
-          <Answer badge={<StateBadge tone="rejected">Not to be relied on</StateBadge>} title={failure.message}>
+          <Answer
+            badge={<StateBadge tone="rejected">Not to be relied on</StateBadge>}
+            title={failure.message}
+          >
             {meaningOf(failure.code)} <code className="font-mono text-table text-subtle">{failure.code}</code>
           </Answer>
         ) : verdicts && facts ? (
@@ -80,7 +83,9 @@ const words: Record<Verdict["verdict"], string> = {
 
 function titleOf(same: boolean, recorded: Verdict["verdict"] | null): string {
   if (recorded === null)
-    return same ? "Nothing in it contradicts the coordinator." : "It contradicts what the coordinator accepted.";
+    return same
+      ? "Nothing in it contradicts the coordinator."
+      : "It contradicts what the coordinator accepted.";
   return same
     ? `The coordinator’s verdict, ${words[recorded]}, is the right one.`
     : "It does not agree with the coordinator’s verdict.";

@@ -16,7 +16,10 @@ export function Stages({ judging }: { judging: Judging }) {
       {stageNames.map((name) => {
         const { state, note } = judging.stages[name];
         return (
-          <li key={name} className="grid min-h-7 grid-cols-[5.5rem_minmax(0,1fr)] items-center gap-x-3 py-1 text-table">
+          <li
+            key={name}
+            className="grid min-h-7 grid-cols-[5.5rem_minmax(0,1fr)] items-center gap-x-3 py-1 text-table"
+          >
             <StateWord tone={states[state].tone}>{states[state].word}</StateWord>
             <span className="flex flex-wrap justify-between gap-x-3">
               <span className={state === "waiting" || state === "skipped" ? "text-subtle" : ""}>

@@ -67,3 +67,43 @@ export function groupStateWord(state: GroupState): string {
 export function groupStateMeaning(state: GroupState): string {
   return states[state].meaning;
 }
+
+/** How a group was accepted, and whether it was looked at again. Nothing for one that was not accepted. */
+export function AcceptanceBadge({
+  acceptance,
+  retroactive,
+}: {
+  acceptance: "AUDITED" | "TRUSTED" | null;
+  retroactive: boolean;
+}) {
+  return (
+    <>
+      {acceptance === null ? null : (
+        <span title={acceptances[acceptance].meaning}>
+          <StateBadge tone={acceptances[acceptance].tone}>{acceptances[acceptance].word}</StateBadge>
+        </span>
+      )}
+      {retroactive ? (
+        <span title="It was trusted at first, and is audited because its node failed since.">
+          <StateBadge tone="pending">Audited afterwards</StateBadge>
+        </span>
+      ) : null}
+    </>
+  );
+}
+
+/** The same in a few words, for a table. */
+export function acceptanceInWords(acceptance: "AUDITED" | "TRUSTED" | null, retroactive: boolean): string {
+  if (acceptance === null) return "";
+  if (retroactive) return acceptance === "AUDITED" ? "audited afterwards" : "on trust, now audited";
+  return acceptance === "AUDITED" ? "audited" : "on trust";
+}
+
+const acceptances = {
+  AUDITED: { tone: "ok", word: "Audited", meaning: "A validator measured it, and every check passed." },
+  TRUSTED: {
+    tone: "idle",
+    word: "On trust",
+    meaning: "Its node is trusted, and the secret draw did not choose it to be measured.",
+  },
+} as const;

@@ -4,9 +4,10 @@ import { type FragmentOf, graphql, readFragment } from "../../graphql/graphql.ts
 import { Id } from "../../ui/copy.tsx";
 import { formatDuration, formatExact } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
-import { StateBadge, StateWord, type Tone } from "../../ui/state-badge.tsx";
+import { StateBadge, type Tone } from "../../ui/state-badge.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { CheckItem } from "../evidence/check-item.tsx";
 
 export const RolloutChecksFragment = graphql(`
   fragment RolloutChecks_group on Group {
@@ -47,11 +48,6 @@ const verdicts: Record<string, { tone: Tone; word: string }> = {
   REJECTED: { tone: "rejected", word: "Rejected" },
   INCONCLUSIVE: { tone: "pending", word: "Inconclusive" },
 };
-const checkVerdicts: Record<string, { tone: Tone; word: string }> = {
-  PASS: { tone: "ok", word: "Passed" },
-  FAIL: { tone: "rejected", word: "Failed" },
-  INCONCLUSIVE: { tone: "pending", word: "Inconclusive" },
-};
 const unknown = { tone: "idle", word: "Unknown" } as const;
 
 /** Why the group was accepted or not: every check of every measurement, in words and numbers, and what it cannot catch. */
@@ -85,7 +81,17 @@ export function RolloutChecks({ group: masked }: { group: FragmentOf<typeof Roll
                 </div>
                 <ul className="divide-y divide-line">
                   {verification.checks.map((check) => (
-                    <Check key={check.id} check={check} />
+                    <CheckItem
+                      key={check.id}
+                      check={check}
+                      numbers={
+                        <dl className="grid grid-cols-[auto_1fr] content-start gap-x-4 gap-y-0.5 text-table">
+                          <Figures name="Observed" value={check.observed} strong />
+                          <Figures name="Expected" value={check.expected} />
+                          <Figures name="Threshold" value={check.threshold} />
+                        </dl>
+                      }
+                    />
                   ))}
                 </ul>
               </article>
@@ -94,51 +100,6 @@ export function RolloutChecks({ group: masked }: { group: FragmentOf<typeof Roll
         </div>
       )}
     </Section>
-  );
-}
-
-type CheckData = {
-  readonly id: string;
-  readonly title: string;
-  readonly verdict: string;
-  readonly observed: string;
-  readonly expected: string;
-  readonly threshold: string;
-  readonly note: string;
-  readonly plain: string;
-  readonly does: string;
-  readonly cannotCatch: string;
-};
-
-function Check({ check }: { check: CheckData }) {
-  const { tone, word } = checkVerdicts[check.verdict] ?? unknown;
-  return (
-    <li
-      className="grid gap-x-6 gap-y-2 py-3 md:grid-cols-[11rem_minmax(0,1fr)_minmax(0,22rem)]"
-      aria-label={`${check.title}: ${word}`}
-    >
-      <div>
-        <h3 className="font-medium">{check.title}</h3>
-        <p className="text-table">
-          <StateWord tone={tone}>{word}</StateWord>
-        </p>
-      </div>
-      <div className="max-w-[72ch] text-muted">
-        <p className="text-fg">{check.plain}</p>
-        {check.note ? <p className="mt-1">{check.note}</p> : null}
-        <p className="mt-1 text-table text-subtle">
-          <span className="font-medium">What it does.</span> {check.does}
-        </p>
-        <p className="mt-1 text-table text-subtle">
-          <span className="font-medium">What it cannot catch.</span> {check.cannotCatch}
-        </p>
-      </div>
-      <dl className="grid grid-cols-[auto_1fr] content-start gap-x-4 gap-y-0.5 text-table">
-        <Figures name="Observed" value={check.observed} strong />
-        <Figures name="Expected" value={check.expected} />
-        <Figures name="Threshold" value={check.threshold} />
-      </dl>
-    </li>
   );
 }
 

@@ -19,7 +19,8 @@ import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 import { valueAt } from "../runs/spec-schema.ts";
-import { GroupStateBadge, groupStateMeaning } from "./group-state.tsx";
+import { CaseStateWord } from "../verification/case-state.tsx";
+import { AcceptanceBadge, GroupStateBadge, groupStateMeaning } from "./group-state.tsx";
 import { RolloutChecks, RolloutChecksFragment } from "./rollout-checks.tsx";
 import { TokenView } from "./token-view.tsx";
 
@@ -60,7 +61,12 @@ const RolloutPageQuery = graphql(
             policyVersion
             state
             acceptance
+            retroactive
             reason
+            case {
+              id
+              state
+            }
             meanReward
             step
             submittedAt
@@ -135,6 +141,7 @@ function Rollout({
       <header>
         <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
           <GroupStateBadge state={group.state} />
+          <AcceptanceBadge acceptance={group.acceptance} retroactive={group.retroactive} />
           <h1 className="text-title font-semibold">Rollout</h1>
           <Id id={rollout.id} />
           <span className="text-table text-subtle">
@@ -151,6 +158,14 @@ function Rollout({
             </>
           ) : null}
         </p>
+        {group.case ? (
+          <p className="mt-1">
+            <Link className="underline underline-offset-2" href={`/runs/${runId}/cases/${group.case.id}`}>
+              Case {shortId(group.case.id)}
+            </Link>{" "}
+            <CaseStateWord state={group.case.state} />
+          </p>
+        ) : null}
         <dl
           className="mt-3 grid grid-cols-3 gap-x-6 gap-y-2 border-y border-line py-2 md:grid-cols-7"
           aria-label="Key figures"

@@ -16,7 +16,7 @@ import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { plainLine } from "../../ui/untrusted.ts";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
-import { GroupStateWord, groupStates, groupStateWord } from "./group-state.tsx";
+import { acceptanceInWords, GroupStateWord, groupStates, groupStateWord } from "./group-state.tsx";
 
 const RolloutsQuery = graphql(`
   query Rollouts($id: ID!, $after: String, $state: GroupState, $node: ID) {
@@ -39,6 +39,7 @@ const RolloutsQuery = graphql(`
               policyVersion
               state
               acceptance
+              retroactive
               reason
               submittedAt
               node {
@@ -213,10 +214,8 @@ export function RolloutsTable({ runId, fresh, decided }: { runId: string; fresh:
               <Cell className="max-w-64 text-muted">
                 {group.reason ? (
                   <UntrustedText line text={group.reason} />
-                ) : group.state === "ACCEPTED" && group.acceptance === "TRUSTED" ? (
-                  "on trust"
                 ) : (
-                  ""
+                  acceptanceInWords(group.acceptance, group.retroactive)
                 )}
               </Cell>
               <Cell className="whitespace-nowrap text-muted">

@@ -25,6 +25,8 @@ const kinds = [
   "run",
   "task",
   "group",
+  "case",
+  "validator",
   "batch",
   "step",
   "checkpoint",

@@ -18,6 +18,8 @@ export type RunLive = {
     readonly workers: number;
     readonly rollouts: number;
     readonly evaluations: number;
+    /** Verdicts, cases, and what was learned about validators. */
+    readonly verification: number;
   };
   /** Groups submitted since the page was opened: rollouts that a table of the newest does not show yet. */
   readonly newGroups: number;
@@ -31,7 +33,7 @@ export const emptyRunLive: RunLive = {
   version: undefined,
   reward: undefined,
   points: [],
-  touched: { run: 0, workers: 0, rollouts: 0, evaluations: 0 },
+  touched: { run: 0, workers: 0, rollouts: 0, evaluations: 0, verification: 0 },
   newGroups: 0,
 };
 
@@ -70,8 +72,18 @@ export function foldRun(live: RunLive, events: readonly LoggedEvent[]): RunLive 
         newGroups++;
         break;
       case "group.decided":
+      case "group.reaudited":
         touched.rollouts++;
         touched.workers++;
+        touched.verification++;
+        break;
+      case "case.opened":
+      case "case.disputed":
+      case "case.decided":
+      case "validator.suspect":
+      case "validator.missing":
+        touched.workers++;
+        touched.verification++;
         break;
       case "evaluation.done":
         touched.evaluations++;

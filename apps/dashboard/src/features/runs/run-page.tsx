@@ -105,9 +105,13 @@ const RolloutsTable = dynamic(async () => (await import("../rollouts/rollouts-ta
   loading,
 });
 const RunWorkers = dynamic(async () => (await import("./run-workers.tsx")).RunWorkers, { loading });
+const RunVerification = dynamic(
+  async () => (await import("../verification/run-verification.tsx")).RunVerification,
+  { loading },
+);
 const RunEvents = dynamic(async () => (await import("./run-events.tsx")).RunEvents, { loading });
 
-const tabs = ["training", "rollouts", "workers", "events", "spec"] as const;
+const tabs = ["training", "rollouts", "verification", "workers", "events", "spec"] as const;
 
 function Run({
   run,
@@ -147,6 +151,11 @@ function Run({
               value: "rollouts",
               label: "Rollouts",
               panel: <RolloutsTable runId={run.id} fresh={live.newGroups} decided={live.touched.rollouts} />,
+            },
+            {
+              value: "verification",
+              label: "Verification",
+              panel: <RunVerification runId={run.id} touched={live.touched.verification} />,
             },
             {
               value: "workers",

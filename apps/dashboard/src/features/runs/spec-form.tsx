@@ -256,7 +256,6 @@ function about(field: SpecField, shared: Shared): string {
 function Marked({ text }: { text: string }) {
   return text.split("`").map((part, i) =>
     i % 2 === 1 ? (
-      // biome-ignore lint/suspicious/noArrayIndexKey: the parts of one text do not move
       <code key={i} className="font-mono">
         {part}
       </code>

@@ -1,6 +1,6 @@
 /** What callers hand in, checked before a model sees it: a wrong id would read beside the embedding. */
 
-import type { ModelConfig } from "../graph/config.ts";
+import type { ModelConfig } from "./config.ts";
 import { PolicyError } from "./policy-error.ts";
 
 /** A prompt and what followed it (EOS included), as token ids. */

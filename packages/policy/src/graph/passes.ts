@@ -1,6 +1,6 @@
 /** How much goes through a model at once. Fixed by the model and the sequences, never by the machine: sums must not depend on it. */
 
-import { headSize, type ModelConfig } from "../graph/config.ts";
+import { headSize, type ModelConfig } from "./config.ts";
 import { PolicyError } from "./policy-error.ts";
 
 /** What one sequence position may need, in floats, at the widest point of a forward pass over sequences of `length`. */

@@ -1,0 +1,139 @@
+"use client";
+
+import { useState } from "react";
+import { failureOf } from "../../graphql/failure.ts";
+import { graphql } from "../../graphql/graphql.ts";
+import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
+import { useNudge } from "../../live/use-event-stream.ts";
+import { Button } from "../../ui/button.tsx";
+import { CopyButton, Id } from "../../ui/copy.tsx";
+import { formatExact } from "../../ui/format.ts";
+import { Section } from "../../ui/section.tsx";
+import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
+import { Cell, Head, Row, Table } from "../../ui/table.tsx";
+import { Age } from "../../ui/time.tsx";
+import { UntrustedText } from "../../ui/untrusted-text.tsx";
+
+const AuditLogQuery = graphql(`
+  query AuditLog($id: ID!, $before: String) {
+    run(id: $id) {
+      id
+      auditHead {
+        seq
+        hash
+      }
+      auditLog(last: 20, before: $before) {
+        edges {
+          node {
+            seq
+            kind
+            subject
+            data
+            at
+            hash
+          }
+        }
+        pageInfo {
+          hasPreviousPage
+          startCursor
+        }
+      }
+    }
+  }
+`);
+
+/** The record that cannot be rewritten unnoticed: each line's hash binds all lines before it. */
+export function AuditLog({ runId, touched }: { runId: string; touched: number }) {
+  const [before, setBefore] = useState<string | null>(null);
+  const [{ data, error, fetching }, retry] = useSteadyQuery({
+    query: AuditLogQuery,
+    variables: { id: runId, before },
+  });
+  useNudge(before === null ? touched : 0, retry, 5000);
+  const run = data?.run;
+  const entries = run?.auditLog.edges.map((edge) => edge.node).toReversed() ?? [];
+  const head = run?.auditHead;
+  return (
+    <Section
+      title="Audit log"
+      note="Each entry’s hash binds all entries before it. Keep the newest one: whoever rewrites the past can no longer produce it."
+      actions={
+        head ? (
+          <>
+            <span className="text-table text-subtle">
+              Head {formatExact(BigInt(head.seq))}{" "}
+              <code className="font-mono" title={head.hash}>
+                {head.hash.slice(0, 16)}…
+              </code>
+            </span>
+            <CopyButton label="Copy head hash" text={`${head.seq} ${head.hash}`} />
+          </>
+        ) : null
+      }
+    >
+      {error && data ? (
+        <Partial retry={retry}>{failureOf(error).message} The log may be out of date.</Partial>
+      ) : null}
+      {error && !data ? <Failed failure={failureOf(error)} what="the audit log" retry={retry} /> : null}
+      {fetching && !data ? <Loading what="the audit log" rows={6} /> : null}
+      {run && entries.length === 0 ? (
+        <Empty title="Nothing is on record yet">
+          Verdicts, probes, cases and penalties are recorded here in the order in which they were committed.
+        </Empty>
+      ) : null}
+      {entries.length > 0 ? (
+        <Table
+          label="Audit log"
+          head={
+            <>
+              <Head number>Entry</Head>
+              <Head>Kind</Head>
+              <Head>Subject</Head>
+              <Head>What</Head>
+              <Head>Hash</Head>
+              <Head>When</Head>
+            </>
+          }
+        >
+          {entries.map((entry) => (
+            <Row key={entry.seq}>
+              <Cell number className="font-mono text-subtle">
+                {entry.seq}
+              </Cell>
+              <Cell className="whitespace-nowrap font-medium">{entry.kind}</Cell>
+              <Cell>
+                <Id id={entry.subject} />
+              </Cell>
+              <Cell className="w-full max-w-64 text-muted">
+                <UntrustedText line text={dataInWords(entry.data)} />
+              </Cell>
+              <Cell className="font-mono text-subtle" title={entry.hash}>
+                {entry.hash.slice(0, 12)}
+              </Cell>
+              <Cell className="whitespace-nowrap text-muted">
+                <Age at={entry.at} />
+              </Cell>
+            </Row>
+          ))}
+        </Table>
+      ) : null}
+      {before !== null || run?.auditLog.pageInfo.hasPreviousPage ? (
+        <div className="mt-3 flex gap-2">
+          {before !== null ? <Button onClick={() => setBefore(null)}>Newest</Button> : null}
+          {run?.auditLog.pageInfo.hasPreviousPage ? (
+            <Button onClick={() => setBefore(run.auditLog.pageInfo.startCursor)}>Older</Button>
+          ) : null}
+        </div>
+      ) : null}
+    </Section>
+  );
+}
+
+/** `acceptance AUDITED, node node_…`: the plain values of an entry on one line. */
+export function dataInWords(data: unknown): string {
+  if (typeof data !== "object" || data === null) return "";
+  return Object.entries(data)
+    .filter(([, value]) => value !== null && typeof value !== "object" && value !== "")
+    .map(([name, value]) => `${name} ${String(value)}`)
+    .join(", ");
+}
