@@ -166,6 +166,44 @@ describe("a rejected group", () => {
   });
 });
 
+test("verdicts, penalties, plans and payments at once never wait for each other in a circle", async () => {
+  const run = await watchedRun(server, { disputeWindowSeconds: 0 });
+  const validators = [run.validator, await server.node(), await server.node()];
+  for (const node of validators.slice(1)) await grantValidator(server, run, node, true);
+  const workers = [run.worker, await server.node(), await server.node()];
+  for (const [i, node] of workers.entries())
+    for (const seed of [undefined, luck, undefined])
+      await generate(server, run, packs, { node, ...(seed === undefined || i === 2 ? {} : { luck: seed }) });
+  const leases = [];
+  for (const node of validators) leases.push({ node, had: await claim(server, run, node, "VERIFY", 6) });
+  const answers = await Promise.all([
+    ...leases.flatMap(({ node, had }) =>
+      [had.slice(0, 2), had.slice(2, 4), had.slice(4)].map((some) =>
+        submitMeasured(server, run, packs, node, some),
+      ),
+    ),
+    plan(server, run).then(() => []),
+    settleCases(server.ctx()).then(() => []),
+    settleFinal(server.ctx()).then(() => []),
+  ]);
+  expect(answers.flat().map(({ __typename }) => __typename)).toEqual(
+    Array.from({ length: 18 }, () => "Submitted"),
+  );
+  const again = await Promise.all([
+    ...validators.map((node) => measure(server, run, packs, node)),
+    settleCases(server.ctx()).then(() => []),
+    plan(server, run).then(() => []),
+  ]);
+  expect(again.flat().length).toBe(4);
+  await settleCases(server.ctx());
+  expect((await casesOf(server, run)).map(({ state }) => state)).toEqual([
+    "UPHELD",
+    "UPHELD",
+    "UPHELD",
+    "UPHELD",
+  ]);
+});
+
 describe("the accused", () => {
   test("may object until the window ends; somebody else of the organizer's looks, then the organizer decides", async () => {
     const run = await watchedRun(server);

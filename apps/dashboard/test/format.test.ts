@@ -2,12 +2,14 @@ import { expect, test } from "vitest";
 import {
   counted,
   formatAge,
+  formatBytes,
   formatCount,
   formatCredits,
   formatDifference,
   formatDuration,
   formatMetric,
   formatReward,
+  formatShare,
   parseCredits,
   sentence,
   shortId,
@@ -115,4 +117,27 @@ test("ids are short by their random end, and constants read as words", () => {
   expect(shortId("run_01kay4f0p5e7xr9d2m8t7qk3fz")).toBe("run_qk3fz");
   expect(shortId("v12")).toBe("v12");
   expect(sentence("SET_ASIDE")).toBe("Set aside");
+});
+
+test("shares have the digits that a reader needs", () => {
+  expect([0, 0.0042, 0.01, 0.0577, 0.361, 1, null].map(formatShare)).toEqual([
+    "0 %",
+    "0.42 %",
+    "1 %",
+    "5.8 %",
+    "36 %",
+    "100 %",
+    "–",
+  ]);
+});
+
+test("bytes are in powers of a thousand", () => {
+  expect([0, 999, 1_485, 486_447, 14_239_897, 2e9].map(formatBytes)).toEqual([
+    "0 B",
+    "999 B",
+    "1.5 kB",
+    "486.4 kB",
+    "14.2 MB",
+    "2.0 GB",
+  ]);
 });

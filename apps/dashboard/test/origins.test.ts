@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { apiAddress, loopbackHost, readApiUrl } from "../src/api-url.ts";
 import { safeNext } from "../src/features/session/auth.ts";
-import { contentSecurityPolicy } from "../src/security-headers.ts";
+import { contentSecurityPolicy, staticFilesPolicy } from "../src/security-headers.ts";
 
 test("the coordinator's address comes from the environment, absolute or as a path behind a proxy", () => {
   expect(readApiUrl({})).toBe("http://127.0.0.1:4000");
@@ -36,6 +36,15 @@ test("the policy names the coordinator and nobody else", () => {
   expect(policy).toMatch(/script-src 'self' 'nonce-n' 'strict-dynamic';/);
   expect(contentSecurityPolicy({ nonce: "n", apiUrl: "/", development: false })).toContain(
     "connect-src 'self';",
+  );
+});
+
+test("no page runs WebAssembly, and the thread that does can reach nothing but this origin", () => {
+  const policy = contentSecurityPolicy({ nonce: "n", apiUrl: "http://127.0.0.1:4000", development: false });
+  expect(policy).not.toContain("wasm");
+  expect(policy).toContain("worker-src 'self';");
+  expect(staticFilesPolicy).toBe(
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'",
   );
 });
 

@@ -31,6 +31,7 @@ import { currentEpoch, secretDraws } from "../verification/audit.ts";
 import { writeBlindPack } from "../verification/blind.ts";
 import { joinRun, lockStandings, recordOutcome, standingOf } from "../verification/trust.ts";
 import { acceptTrusted } from "../verification/trusted.ts";
+import { rememberPack } from "./decoded-packs.ts";
 
 // Intake judges a pack without a model: who sent it, that it is well formed, that it answers the examples it was given.
 // Rewards are computed here and nowhere else; the secret audit draw is made here, after the pack is committed.
@@ -53,6 +54,7 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
   const bytes = await ctx.blobs.read(input.pack);
   const judged = judge(bytes, { spec, payload, taskId: task.id, runId: task.runId });
   if (judged.kind === "refused") return refuse(ctx, submission, input, spec, judged.message);
+  rememberPack(input.pack, judged.pack, bytes.length);
 
   const outcome = await store(ctx, submission, input, { spec, payload, pack: judged.pack });
   ctx.bus.publish("events");

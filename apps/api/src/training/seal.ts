@@ -2,18 +2,17 @@ import type { Batch } from "@muster/db";
 import {
   type BatchRollout,
   decodeMeasurementPack,
-  decodeRolloutPack,
   encodeBatchPack,
   groupOf,
   hashHex,
   type PackedRollout,
   permuteAdvantages,
-  type RolloutPack,
   type RunSpec,
   toTypeId,
 } from "@muster/protocol";
 import type { Ctx, Tx } from "../context.ts";
 import { appendEvents, runStream } from "../events/append.ts";
+import { readRolloutPack } from "../rollouts/decoded-packs.ts";
 import { lockRun } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
 import { openTask } from "../tasks/lease.ts";
@@ -53,11 +52,9 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
       },
     },
   });
-  const packs = new Map<string, RolloutPack>();
   const rollouts: BatchRollout[] = [];
   for (const { group } of places) {
-    const pack = packs.get(group.packHash) ?? decodeRolloutPack(await ctx.blobs.read(group.packHash));
-    packs.set(group.packHash, pack);
+    const pack = await readRolloutPack(ctx, group.packHash);
     // The spec may have been revised since the group was made.
     const { generation } = await specOf(ctx.prisma, batch.runId, group.task.revision);
     const packed = groupOf(pack, group.index, generation.groupSize);

@@ -2,7 +2,6 @@ import type { Group, Probe, Verification } from "@muster/db";
 import {
   decodeBlindPack,
   decodeMeasurementPack,
-  decodeRolloutPack,
   environment,
   groupOf,
   type MeasurementPack,
@@ -14,6 +13,7 @@ import {
 } from "@muster/protocol";
 import { compareMeasurements, type GroupDecision, measurementFault, verifyGroup } from "@muster/verification";
 import type { Ctx } from "../context.ts";
+import { readRolloutPack } from "../rollouts/decoded-packs.ts";
 import { specOf } from "../runs/spec.ts";
 import type { SignedSubmission, SubmissionInput } from "../tasks/submission.ts";
 import { epochKeyOf, secretDraws } from "./audit.ts";
@@ -67,12 +67,6 @@ export async function judgeAll(
     where: { taskId: { in: taskIds } },
     include: { group: { include: { rollouts } } },
   });
-  const packs = new Map<string, Promise<RolloutPack>>();
-  const packOf = (sha256: string) => {
-    const known = packs.get(sha256) ?? ctx.blobs.read(sha256).then((bytes) => decodeRolloutPack(bytes));
-    packs.set(sha256, known);
-    return known;
-  };
   return Promise.all(
     open.map(async (opened): Promise<RefusedMeasurement | JudgedGroup | JudgedProbe> => {
       const { submission, input } = opened;
@@ -91,7 +85,7 @@ export async function judgeAll(
         const judged = await judgeCanaryProbe(ctx, probe, about, measurement);
         return typeof judged === "string" ? refused(judged) : { ...opened, ...about, ...judged };
       }
-      const pack = await packOf(group.packHash);
+      const pack = await readRolloutPack(ctx, group.packHash);
       const judged = await verdictOf(ctx, about, pack, measurement);
       if (typeof judged === "string") return refused(judged);
       if (probe === undefined) return { ...opened, ...about, kind: "group", verdict: judged };

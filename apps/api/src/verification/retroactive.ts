@@ -1,8 +1,9 @@
 import type { Group } from "@muster/db";
-import { decodeRolloutPack, environment, groupOf, type RolloutPack, toTypeId } from "@muster/protocol";
+import { environment, groupOf, toTypeId } from "@muster/protocol";
 import type { Ctx, Tx } from "../context.ts";
 import { appendEvents, runStream } from "../events/append.ts";
 import type { Loop } from "../loops.ts";
+import { readRolloutPack } from "../rollouts/decoded-packs.ts";
 import { lockRun, nudgeRun, runTransitions } from "../runs/lifecycle.ts";
 import { specOf } from "../runs/spec.ts";
 import { openTasks } from "../tasks/lease.ts";
@@ -105,11 +106,9 @@ type Blind = {
 };
 
 async function writeBlindPacks(ctx: Ctx, due: readonly Due[]): Promise<Blind[]> {
-  const packs = new Map<string, RolloutPack>();
   const written: Blind[] = [];
   for (const group of due) {
-    const pack = packs.get(group.packHash) ?? decodeRolloutPack(await ctx.blobs.read(group.packHash));
-    packs.set(group.packHash, pack);
+    const pack = await readRolloutPack(ctx, group.packHash);
     const spec = await specOf(ctx.prisma, group.runId, group.task.revision);
     const { manifest } = pack.header;
     const blind = await writeBlindPack(ctx, {

@@ -35,8 +35,7 @@ export function formatBytes(bytes: number): string {
 export function formatShare(share: number | null | undefined): string {
   if (share === null || share === undefined || !Number.isFinite(share)) return absent;
   const percent = share * 100;
-  if (percent === 0) return "0 %";
-  return `${percent.toFixed(percent >= 10 ? 0 : percent >= 1 ? 1 : 2)} %`;
+  return `${Number(percent.toFixed(percent >= 10 ? 0 : percent >= 1 ? 1 : 2))} %`;
 }
 
 /** A reward or a fraction of one, three decimals, so that columns align. */

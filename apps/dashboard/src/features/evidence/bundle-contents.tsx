@@ -26,11 +26,14 @@ export function BundleContents({ facts }: { facts: BundleFacts }) {
     <div className="grid gap-8 xl:grid-cols-2">
       <Section title="What is in the bundle">
         <dl className="grid grid-cols-[8rem_minmax(0,1fr)] divide-y divide-line border-y border-line text-table [&>*]:py-1.5">
+          <Fact name="File">
+            {formatBytes(facts.size)}, SHA-256 <Mono>{facts.sha256}</Mono>
+          </Fact>
           <Fact name="Run">
             <UntrustedText text={facts.runName} className="font-sans" /> <Mono>{header.run}</Mono>
           </Fact>
           <Fact name="Group">
-            <Mono>{header.group}</Mono> {header.index + 1}. of <Mono>{header.task}</Mono>
+            <Mono>{header.group}</Mono>, place {header.index + 1} in <Mono>{header.task}</Mono>
           </Fact>
           <Fact name="Rollouts">
             {formatExact(facts.rollouts)} with {formatExact(facts.tokens)} tokens, policy v
@@ -108,7 +111,7 @@ function Parts({ facts }: { facts: BundleFacts }) {
   const [all, setAll] = useState(parts.length <= fewParts);
   const shown = all ? parts : parts.slice(0, fewParts);
   return (
-    <Section title="Parts" note={`${formatBytes(facts.size)}, SHA-256 ${facts.sha256}`}>
+    <Section title="Parts">
       <Table
         label="Parts of the bundle"
         head={

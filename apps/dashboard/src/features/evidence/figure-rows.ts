@@ -3,9 +3,9 @@ import type { Figures } from "@muster/verification";
 /** One named number of a check, in every column that has it; elsewhere empty. */
 export type FigureRow = { readonly name: string; readonly values: readonly string[] };
 
-/** Numbers side by side, a row a name, in the order in which they are reported. */
+/** Numbers side by side, a row a name. What the last columns name, thresholds, comes first: it is what decides. */
 export function figureRows(columns: readonly (Figures | undefined)[]): FigureRow[] {
-  const names = new Set(columns.flatMap((figures) => Object.keys(figures ?? {})));
+  const names = new Set(columns.toReversed().flatMap((figures) => Object.keys(figures ?? {})));
   return [...names].map((name) => ({
     name: name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     values: columns.map((figures) => spoken(figures, name)),
@@ -26,5 +26,5 @@ function spoken(figures: Figures | undefined, name: string): string {
   const value = figures !== undefined && Object.hasOwn(figures, name) ? figures[name] : undefined;
   if (value === undefined) return "";
   if (typeof value === "string") return value === "Infinity" ? "without bound" : value;
-  return String(Number(value.toPrecision(5)));
+  return String(Number(value.toPrecision(6)));
 }

@@ -1,8 +1,8 @@
 import type { MeasurementPack } from "@muster/protocol";
 import {
   type CheckResult,
+  checks,
   type Evidence,
-  type EvidenceErrorCode,
   type EvidenceHeader,
   judgeEvidence,
   openEvidence,
@@ -36,10 +36,13 @@ export type BundleFacts = {
   measurable: boolean;
 };
 
+/** A check's outcome with the words for what it is. */
+export type DescribedCheck = CheckResult & { title: string; does: string; cannotCatch: string };
+
 /** One judgement beside the record. */
 export type Verdict = {
   verdict: "ACCEPTED" | "REJECTED" | "INCONCLUSIVE";
-  checks: CheckResult[];
+  checks: DescribedCheck[];
   agrees: boolean;
   differences: string[];
 };
@@ -132,23 +135,12 @@ const remeasuring = ["model", "measure", "fresh"] as const;
 const noCheckpoint =
   "The policy's checkpoint is not in the bundle: it is larger than 64 MiB, or was deleted by retention.";
 
-/** Whether everything that was judged here says what is on record. */
-export function agrees({ stored, fresh }: Verdicts): boolean {
-  return stored.agrees && (fresh?.agrees ?? true);
-}
-
-/** What a damaged file's code means for whoever holds it. */
-export const damage: Readonly<Record<EvidenceErrorCode, string>> = {
-  TRUNCATED: "The file ends early. Download it again.",
-  WRONG_MAGIC: "This is some other file. A bundle comes from a case's page, or from `muster verify --save`.",
-  WRONG_HEADER: "The header is damaged or contradicts itself. Nothing in the file may be relied on.",
-  WRONG_PART:
-    "A part is missing, was altered, or does not belong to the others. Nothing in the file may be relied on.",
-  WRONG_SIGNATURE: "The file was changed after it was signed. Nothing in it may be relied on.",
-};
-
 function verdictOf({ decision, agrees, differences }: ReturnType<typeof judgeEvidence>): Verdict {
-  return { verdict: decision.verdict, checks: decision.checks, agrees, differences };
+  const described = decision.checks.map((check) => {
+    const { title, plain, cannotCatch } = checks[check.id];
+    return { ...check, title, does: plain, cannotCatch };
+  });
+  return { verdict: decision.verdict, checks: described, agrees, differences };
 }
 
 function factsOf({ header, sha256, spec, rollouts, checkpoint }: Evidence, size: number): BundleFacts {

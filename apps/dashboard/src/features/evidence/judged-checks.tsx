@@ -1,4 +1,4 @@
-import { type CheckResult, checks } from "@muster/verification";
+import type { CheckResult } from "@muster/verification";
 import { Section } from "../../ui/section.tsx";
 import { CheckItem } from "./check-item.tsx";
 import { FiguresTable } from "./figures-table.tsx";
@@ -25,31 +25,27 @@ export function JudgedChecks({
       }
     >
       <ul className="divide-y divide-line border-y border-line">
-        {found.checks.map((check) => {
-          const { title, plain, cannotCatch } = checks[check.id];
-          const { verdict, note } = check;
-          return (
-            <CheckItem
-              key={check.id}
-              check={{ title, verdict, plain: check.plain, note, does: plain, cannotCatch }}
-              numbers={
-                <FiguresTable
-                  label={`Numbers of ${title}`}
-                  columns={[
-                    { label: "On record", figures: recordOf(check.id)?.observed },
-                    {
-                      label: fresh === null ? "Judged here" : "Measured here",
-                      figures: check.observed,
-                      strong: true,
-                    },
-                    { label: "Expected", figures: check.expected },
-                    { label: "Threshold", figures: check.threshold },
-                  ]}
-                />
-              }
-            />
-          );
-        })}
+        {found.checks.map((check) => (
+          <CheckItem
+            key={check.id}
+            check={check}
+            numbers={
+              <FiguresTable
+                label={`Numbers of ${check.title}`}
+                columns={[
+                  { label: "On record", figures: recordOf(check.id)?.observed },
+                  {
+                    label: fresh === null ? "Judged here" : "Measured here",
+                    figures: check.observed,
+                    strong: true,
+                  },
+                  { label: "Expected", figures: check.expected },
+                  { label: "Threshold", figures: check.threshold },
+                ]}
+              />
+            }
+          />
+        ))}
       </ul>
     </Section>
   );

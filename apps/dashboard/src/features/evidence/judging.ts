@@ -1,3 +1,4 @@
+import type { EvidenceErrorCode } from "@muster/verification";
 import type { BundleFacts, JudgeMessage, StageName, Verdicts } from "./judge.ts";
 
 /** What the page knows of a judgement so far. */
@@ -53,3 +54,18 @@ export function foldJudging(judging: Judging, message: JudgeMessage): Judging {
 export function isSettled({ verdicts, failure }: Judging): boolean {
   return verdicts !== undefined || failure !== undefined;
 }
+
+/** Whether everything that was judged here says what is on record. */
+export function agrees({ stored, fresh }: Verdicts): boolean {
+  return stored.agrees && (fresh?.agrees ?? true);
+}
+
+/** What a damaged file's code means for whoever holds it. */
+export const damage: Readonly<Record<EvidenceErrorCode, string>> = {
+  TRUNCATED: "The file ends early. Download it again.",
+  WRONG_MAGIC: "This is some other file. A bundle comes from a case's page, or from `muster verify --save`.",
+  WRONG_HEADER: "The header is damaged or contradicts itself. Nothing in the file may be relied on.",
+  WRONG_PART:
+    "A part is missing, was altered, or does not belong to the others. Nothing in the file may be relied on.",
+  WRONG_SIGNATURE: "The file was changed after it was signed. Nothing in it may be relied on.",
+};

@@ -3,8 +3,8 @@
 import type { ReactNode } from "react";
 import { Section } from "../../ui/section.tsx";
 import { StateBadge } from "../../ui/state-badge.tsx";
-import { agrees, damage, type Verdict, type Verdicts } from "./judge.ts";
-import type { Judging } from "./judging.ts";
+import type { Verdict, Verdicts } from "./judge.ts";
+import { agrees, damage, type Judging } from "./judging.ts";
 
 /** The answer in one line, and why. */
 export function Outcome({ judging }: { judging: Judging }) {
@@ -13,12 +13,7 @@ export function Outcome({ judging }: { judging: Judging }) {
     <Section title="Outcome">
       <div role="status" className="border-y border-line py-3">
         {failure ? (
-          <Answer
-            badge={<StateBadge tone="rejected">Not to be relied on</StateBadge>}
-            title={failure.message}
-          >
-            {meaningOf(failure.code)} <code className="font-mono text-table text-subtle">{failure.code}</code>
-          </Answer>
+          <Failure code={failure.code} message={failure.message} />
         ) : verdicts && facts ? (
           <Judged verdicts={verdicts} recorded={facts.header.verdict?.verdict ?? null} />
         ) : (
@@ -29,25 +24,33 @@ export function Outcome({ judging }: { judging: Judging }) {
   );
 }
 
+function Failure({ code, message }: { code: string; message: string }) {
+  const meaning = Object.entries(damage).find(([known]) => known === code)?.[1];
+  return (
+    <Answer
+      badge={
+        meaning === undefined ? (
+          <StateBadge tone="pending">Could not be judged</StateBadge>
+        ) : (
+          <StateBadge tone="rejected">Not to be relied on</StateBadge>
+        )
+      }
+    >
+      {message} {meaning} <code className="font-mono text-table text-subtle">{code}</code>
+    </Answer>
+  );
+}
+
 function Judged({ verdicts, recorded }: { verdicts: Verdicts; recorded: Verdict["verdict"] | null }) {
   const { stored, fresh, unmeasured } = verdicts;
   const same = agrees(verdicts);
   const differences = [...new Set([...stored.differences, ...(fresh?.differences ?? [])])];
   return (
     <>
-      <Answer
-        badge={
-          same ? (
-            <StateBadge tone="ok">Agrees</StateBadge>
-          ) : (
-            <StateBadge tone="rejected">Does not agree</StateBadge>
-          )
-        }
-        title={titleOf(same, recorded)}
-      >
+      <Answer badge={<StateBadge tone={same ? "ok" : "rejected"}>{badgeOf(same, recorded)}</StateBadge>}>
         {recorded === null
-          ? "The coordinator accepted this group on trust: nobody had measured it. "
-          : `On record: ${words[recorded]}. From the stored measurement: ${words[stored.verdict]}. `}
+          ? "The coordinator accepted this group on trust: nobody had measured it."
+          : `On record: ${words[recorded]}. From the stored measurement: ${words[stored.verdict]}.`}{" "}
         {fresh === null
           ? `It was not measured again. ${unmeasured ?? ""}`
           : `From this browser’s own measurement: ${words[fresh.verdict]}.`}
@@ -63,14 +66,11 @@ function Judged({ verdicts, recorded }: { verdicts: Verdicts; recorded: Verdict[
   );
 }
 
-function Answer({ badge, title, children }: { badge: ReactNode; title: string; children: ReactNode }) {
+function Answer({ badge, children }: { badge: ReactNode; children: ReactNode }) {
   return (
     <>
-      <p className="flex flex-wrap items-center gap-x-3 gap-y-1">
-        {badge}
-        <span className="text-strong font-medium">{title}</span>
-      </p>
-      <p className="mt-1 max-w-[88ch] text-muted">{children}</p>
+      <p>{badge}</p>
+      <p className="mt-2 max-w-[88ch] text-strong">{children}</p>
     </>
   );
 }
@@ -81,16 +81,7 @@ const words: Record<Verdict["verdict"], string> = {
   INCONCLUSIVE: "inconclusive",
 };
 
-function titleOf(same: boolean, recorded: Verdict["verdict"] | null): string {
-  if (recorded === null)
-    return same
-      ? "Nothing in it contradicts the coordinator."
-      : "It contradicts what the coordinator accepted.";
-  return same
-    ? `The coordinator’s verdict, ${words[recorded]}, is the right one.`
-    : "It does not agree with the coordinator’s verdict.";
-}
-
-function meaningOf(code: string): string {
-  return Object.entries(damage).find(([known]) => known === code)?.[1] ?? "";
+function badgeOf(same: boolean, recorded: Verdict["verdict"] | null): string {
+  if (recorded === null) return same ? "Does not contradict the coordinator" : "Contradicts the coordinator";
+  return same ? "Agrees with the coordinator’s verdict" : "Does not agree with the coordinator’s verdict";
 }

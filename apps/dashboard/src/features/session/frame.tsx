@@ -58,6 +58,7 @@ export function Frame({ children }: { children: ReactNode }) {
           </Link>
           <nav aria-label="Main" className="flex gap-1">
             <NavLink href="/runs">Runs</NavLink>
+            <NavLink href="/verify">Verify</NavLink>
             <NavLink href="/settings">Settings</NavLink>
           </nav>
           <div className="ml-auto flex items-center gap-1">

@@ -1,5 +1,6 @@
 "use client";
 
+import Link from "next/link";
 import { type FormEvent, useEffect, useId, useRef, useState } from "react";
 import { Button } from "../../ui/button.tsx";
 import { ThemeSwitch } from "../../ui/theme.tsx";
@@ -117,6 +118,13 @@ export function SignIn({
           </Button>
         </form>
       )}
+      <p className="mt-4 text-table text-subtle">
+        Somebody gave you an evidence bundle?{" "}
+        <Link className="underline underline-offset-2" href="/verify">
+          Verify it without signing in
+        </Link>
+        .
+      </p>
       <div role="status" className="mt-4 min-h-10">
         {progress.kind === "sent" ? (
           <p className="rounded-control bg-ok-soft px-3 py-2 text-on-ok-soft">

@@ -13,6 +13,7 @@ import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
 import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { entryInWords } from "./audit-words.ts";
 
 const AuditLogQuery = graphql(`
   query AuditLog($id: ID!, $before: String) {
@@ -105,7 +106,7 @@ export function AuditLog({ runId, touched }: { runId: string; touched: number })
                 <Id id={entry.subject} />
               </Cell>
               <Cell className="w-full max-w-64 text-muted">
-                <UntrustedText line text={dataInWords(entry.data)} />
+                <UntrustedText line text={entryInWords(entry.data)} />
               </Cell>
               <Cell className="font-mono text-subtle" title={entry.hash}>
                 {entry.hash.slice(0, 12)}
@@ -127,13 +128,4 @@ export function AuditLog({ runId, touched }: { runId: string; touched: number })
       ) : null}
     </Section>
   );
-}
-
-/** `acceptance AUDITED, node node_…`: the plain values of an entry on one line. */
-export function dataInWords(data: unknown): string {
-  if (typeof data !== "object" || data === null) return "";
-  return Object.entries(data)
-    .filter(([, value]) => value !== null && typeof value !== "object" && value !== "")
-    .map(([name, value]) => `${name} ${String(value)}`)
-    .join(", ");
 }

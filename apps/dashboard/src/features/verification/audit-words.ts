@@ -1,4 +1,4 @@
-import { formatExact, formatShare } from "../../ui/format.ts";
+import { formatExact, formatShare, shortId } from "../../ui/format.ts";
 
 /** The audit policy in force and what it has found, as far as sentences need it. */
 export type AuditFacts = {
@@ -66,4 +66,18 @@ export function outcomesOf(
     { name: "Rejected", tone: "rejected", faint: false, count: groups.rejected },
     { name: "Invalid, nobody’s fault", tone: "idle", faint: false, count: groups.invalid },
   ];
+}
+
+/** An audit log entry's plain values on one line, ids and hashes short: `outcome AGREED, group group_rwpgk`. */
+export function entryInWords(data: unknown): string {
+  if (typeof data !== "object" || data === null) return "";
+  return Object.entries(data)
+    .filter(([, value]) => value !== null && typeof value !== "object" && value !== "")
+    .map(([name, value]) => `${name} ${typeof value === "string" ? short(value) : String(value)}`)
+    .join(", ");
+}
+
+function short(value: string): string {
+  if (/^[0-9a-f]{64}$/.test(value)) return value.slice(0, 12);
+  return /^[a-z]+_[0-9a-z]{26}$/.test(value) ? shortId(value) : value;
 }

@@ -200,7 +200,7 @@ function Case({
         <CaseChecks found={found} />
         <CaseDecision
           found={found}
-          mayDecide={role === "OWNER" || role === "ADMIN"}
+          mayDecide={role === "owner" || role === "admin"}
           organization={run?.organization.name ?? "the organization"}
           onDecided={reload}
         />
@@ -249,9 +249,9 @@ function Evidence({ group, path }: { group: string; path: string | null }) {
         </p>
       ) : (
         <div className="flex flex-wrap items-center gap-2">
-          <a className={buttonClass({ tone: "primary" })} href={`/verify?group=${group}`}>
+          <Link className={buttonClass({ tone: "primary" })} href={`/verify?group=${group}`}>
             <ShieldCheck size={14} aria-hidden /> Verify in this browser
-          </a>
+          </Link>
           <a className={buttonClass()} href={`${evidence}/${group}`} download={`${group}.evidence`}>
             <Download size={14} aria-hidden /> Download evidence
           </a>

@@ -131,7 +131,7 @@ export function Probes({ runId, touched }: { runId: string; touched: number }) {
               <Head>Measured by</Head>
               <Head>Group</Head>
               <Head number>Version</Head>
-              <Head>Note</Head>
+              <Head className="pl-6">Note</Head>
               <Head>Decided</Head>
             </>
           }
@@ -154,7 +154,7 @@ export function Probes({ runId, touched }: { runId: string; touched: number }) {
                 <Id id={probe.group.id} />
               </Cell>
               <Cell number>v{probe.policyVersion}</Cell>
-              <Cell className="max-w-md text-muted" title={probe.note ?? undefined}>
+              <Cell className="max-w-md pl-6 text-muted" title={probe.note ?? undefined}>
                 <span className="block truncate">{probe.note}</span>
               </Cell>
               <Cell className="whitespace-nowrap text-muted">

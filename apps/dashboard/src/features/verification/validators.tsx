@@ -87,7 +87,7 @@ export function Validators({ runId, touched }: { runId: string; touched: number 
               <Head>Whose</Head>
               <Head number>Probes</Head>
               <Head number>Disagreements</Head>
-              <Head>Reason</Head>
+              <Head className="pl-6">Reason</Head>
               <Head>Last seen</Head>
             </>
           }
@@ -105,7 +105,7 @@ export function Validators({ runId, touched }: { runId: string; touched: number 
               </Cell>
               <Cell number>{formatOrAbsent(standing?.probes)}</Cell>
               <Cell number>{formatOrAbsent(standing?.disagreements)}</Cell>
-              <Cell className="max-w-md text-muted">{standing?.reason ?? ""}</Cell>
+              <Cell className="max-w-md pl-6 text-muted">{standing?.reason ?? ""}</Cell>
               <Cell className="whitespace-nowrap text-muted">
                 <Age at={node.lastSeenAt} />
               </Cell>
