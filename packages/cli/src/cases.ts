@@ -161,7 +161,7 @@ function tell(found: Case, terminal: Terminal): void {
     ["opened", `${found.openedAt}, may be disputed until ${found.openUntil}`],
     ["disputed", disputedAt === null ? "no" : `${disputedAt}: ${printable(statement ?? "")}`],
     ["decided", decidedAt === null ? "not yet" : `${decidedAt}: ${printable(decision ?? "")}`],
-    ["verify", found.evidence === null ? "its packs are deleted" : `muster verify ${group.id}`],
+    ["verify", found.evidence === null ? "its packs are deleted" : `npm run muster -- verify ${group.id}`],
   ];
   terminal.say(found.id);
   const width = Math.max(...rows.map(([name]) => name.length));

@@ -1,8 +1,8 @@
 // A policy's weights, from a folder, a file or a coordinator.
 import { readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { CheckpointError, checkpointFiles } from "@muster/policy/graph";
-import { hashHex, type Manifest } from "@muster/protocol";
+import { CheckpointError, checkpointFiles, type ModelConfig, readCheckpoint } from "@muster/policy/graph";
+import { canonicalJson, environment, hashHex, type Manifest, type RunSpec } from "@muster/protocol";
 import type { MusterClient } from "@muster/sdk";
 import { openManifest } from "@muster/shardcast";
 import { Failure, systemCode } from "./failure.ts";
@@ -48,6 +48,30 @@ export function requireFilesOf(manifest: Manifest, files: ReadonlyMap<string, Ui
       );
     }
   }
+}
+
+/** The model that a spec describes. */
+export function modelOf(spec: RunSpec): ModelConfig {
+  const { tokenizer } = environment(spec.environment);
+  const { initSeed: _, ...shape } = spec.model;
+  return { ...shape, vocabularySize: tokenizer.vocabularySize, eos: tokenizer.eos };
+}
+
+/**
+ * The weights of a run's policy.
+ * @throws CheckpointError, Failure `WRONG_MODEL` when they are those of another model.
+ */
+export function readPolicy(
+  spec: RunSpec,
+  files: ReadonlyMap<string, Uint8Array>,
+): { model: ModelConfig; parameters: Float32Array } {
+  const found = readCheckpoint(files);
+  if (canonicalJson(found.model) === canonicalJson(modelOf(spec))) return found;
+  throw new Failure({
+    exit: "failed",
+    code: "WRONG_MODEL",
+    what: "The checkpoint's config.json describes another model than the run's spec.",
+  });
 }
 
 export async function readBytes(path: string): Promise<Uint8Array> {

@@ -61,6 +61,11 @@ test.concurrent.for([
   [["worker", "--run", "sort-digits"], "begins with run_"],
   [["runs", "create", "spec.json", "--credits", "1e3"], "an amount of credits"],
   [["runs", "grant", "run", "node", "king"], '"king" is no role that can be granted'],
+  [["cases", "decide", "case", "maybe", "--reason", "r"], '"maybe" is no decision'],
+  [["cases", "list", "run", "--state", "ASLEEP"], "one of OPEN"],
+  [["cases", "dispute", "case"], "--statement <text>"],
+  [["nodes", "reinstate", "run", "node"], "--reason <text>"],
+  [["verify", "some.evidence", "--coordinator-key", "abc"], "64 hexadecimal digits"],
 ] as const)("muster %s is told what is wrong, and exits with 2", async ([args, said], { expect }) => {
   const { status, stdout, stderr } = await muster(args);
   expect(stderr).toContain(said);

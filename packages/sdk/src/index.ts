@@ -10,8 +10,8 @@ export {
   type Viewer,
 } from "./client.ts";
 export { type CredentialOptions, type GetToken, PROTOCOL } from "./credentials.ts";
-export type { EvidenceBundles } from "./evidence.ts";
 export type { EventBatch, Events, StreamEvent } from "./events.ts";
+export type { EvidenceBundles } from "./evidence.ts";
 export {
   type FragmentOf,
   graphql,

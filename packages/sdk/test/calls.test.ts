@@ -406,3 +406,30 @@ test("a refused blob carries the coordinator's code", async () => {
   );
   expect(error).toMatchObject({ code: "LEASE_LOST", message: "claim again", retryable: false, status: 403 });
 });
+
+test("evidence is fetched whole, refused by its code, and not beyond what is allowed", async () => {
+  const bundle = randomBytes(300_000);
+  let drops = 1;
+  const { url, seen } = await start({
+    http: (request, response) => {
+      if (request.url === "/evidence/group_a") {
+        if (drops-- > 0) response.destroy();
+        else response.end(bundle);
+      } else {
+        response.writeHead(404, { "content-type": "application/json" });
+        response.end(JSON.stringify({ error: { code: "NOT_FOUND", message: "Its packs are gone." } }));
+      }
+      return true;
+    },
+  });
+  const { evidence } = createClient({ url });
+  expect(Buffer.from(await evidence.get({ group: "group_a" })).equals(bundle)).toBe(true);
+  expect(await failureOf(evidence.get({ group: "group_a", maxBytes: 1_000 }))).toMatchObject({
+    code: "TOO_LARGE",
+  });
+  expect(await failureOf(evidence.get({ group: "../blobs" }))).toMatchObject({
+    code: "NOT_FOUND",
+    message: "Its packs are gone.",
+  });
+  expect(seen.at(-1)).toBe("GET /evidence/..%2Fblobs");
+});

@@ -2,23 +2,20 @@
 import { writeFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import type { ExecutionProvider } from "@muster/policy";
-import { readCheckpoint } from "@muster/policy/graph";
-import { hashHex, parseRunSpec, specHash } from "@muster/protocol";
+import { hashHex, specHash } from "@muster/protocol";
 import { graphql, type MusterClient } from "@muster/sdk";
 import { exactUpper, type ThresholdName, thresholdNames } from "@muster/verification";
-import { checkpointAt, fetchCheckpoint } from "../checkpoint.ts";
 import type { Exit } from "../exit-codes.ts";
 import { Failure } from "../failure.ts";
-import { findRun, readSpec } from "../runs.ts";
+import { findRun } from "../runs.ts";
 import { type Terminal, table } from "../terminal.ts";
 import { measureAttacks, type Weakest } from "./attacks.ts";
 import { compareHonest, type Grid, Machines } from "./honest.ts";
-import { modelOf, type Subject, warmedUp } from "./subject.ts";
+import { type SubjectOf, subjectOf } from "./subject.ts";
 import { exceeds, type Figures, furthest, type Reach, short, thresholdBetween } from "./thresholds.ts";
 
 export type CalibrateCommand = Grid & {
-  /** What is calibrated: a run of the coordinator, or a spec in a file. */
-  of: { run: string; client: MusterClient } | { spec: string };
+  of: SubjectOf;
   /** Folder or file of the weights; else the run's newest version, or a base made here. */
   checkpoint: string | undefined;
   windows: number;
@@ -43,7 +40,12 @@ const RecordCalibrationDocument = graphql(`
 export async function calibrate(command: CalibrateCommand, terminal: Terminal): Promise<Exit> {
   const { of, providers, batchSizes, threads, signal } = command;
   const grid: Grid = { providers, batchSizes, threads };
-  const { subject, label } = await subjectOf(command, terminal);
+  const subject = await subjectOf(of, {
+    checkpoint: command.checkpoint,
+    signal,
+    tell: (text) => terminal.status(text),
+  });
+  terminal.status("");
   const { spec } = subject;
   const inForce = spec.verification.thresholds;
   await using machines = new Machines(subject);
@@ -69,7 +71,7 @@ export async function calibrate(command: CalibrateCommand, terminal: Terminal): 
   terminal.status("");
   const reaches = reachesOf(thresholdNames[spec.verification.form], honest, attacks);
   terminal.say(
-    `${label}, form ${spec.verification.form}. Honest extremes of ${count(calibrated)} windows, and the weakest attack:`,
+    `${subject.name}, form ${spec.verification.form}. Honest extremes of ${count(calibrated)} windows, and the weakest attack:`,
   );
   terminal.say(reachTable(reaches, inForce));
   const derived = Object.fromEntries(reaches.map((reach) => [reach.name, thresholdBetween(reach)]));
@@ -109,7 +111,7 @@ export async function calibrate(command: CalibrateCommand, terminal: Terminal): 
   const evidence = {
     version: 1,
     createdAt: new Date().toISOString(),
-    subject: { of: label, specHash: specHash(spec), parameters: hashOf(subject.parameters) },
+    subject: { of: subject.name, specHash: specHash(spec), parameters: hashOf(subject.parameters) },
     machine: `${cpus()[0]?.model ?? "unknown"}, ${process.platform} ${process.arch}`,
     grid,
     calibratedOn: calibrated,
@@ -127,53 +129,6 @@ export async function calibrate(command: CalibrateCommand, terminal: Terminal): 
   }
   terminal.value(summary);
   return wrong.derived === 0 ? "ok" : "failed";
-}
-
-async function subjectOf(
-  { of, checkpoint, signal }: CalibrateCommand,
-  terminal: Terminal,
-): Promise<{ subject: Subject; label: string }> {
-  const own = checkpoint === undefined ? undefined : readCheckpoint(await checkpointAt(checkpoint));
-  if ("spec" in of) {
-    const parsed = parseRunSpec(await readSpec(of.spec));
-    if (!parsed.ok) {
-      throw new Failure({
-        exit: "usage",
-        code: "SPEC_INVALID",
-        what: `${of.spec} is no run spec.`,
-        fix: parsed.issues.map(({ path, message }) => `${path === "" ? "spec" : path}: ${message}`),
-      });
-    }
-    const { spec } = parsed;
-    const parameters =
-      own?.parameters ??
-      (await warmedUp(spec, (step, steps) =>
-        terminal.status(`Making version 0: step ${step} of ${steps} …`),
-      ));
-    terminal.status("");
-    return { subject: { spec, model: own?.model ?? modelOf(spec), parameters }, label: spec.name };
-  }
-  const run = await findRun(of.client, of.run, signal);
-  const parsed = parseRunSpec(run.revision.spec);
-  if (!parsed.ok) throw new Error("The coordinator sent a run spec that is none.");
-  const label = (version: string) => `${run.name} (${run.slug}), ${version}`;
-  if (own !== undefined) return { subject: { spec: parsed.spec, ...own }, label: label(checkpoint ?? "") };
-  for await (const { version, manifestHash, state } of of.client.runs.checkpoints(
-    { run: run.id },
-    { signal },
-  )) {
-    if (state !== "AVAILABLE" || version !== run.currentVersion) continue;
-    terminal.status(`Fetching version ${version} …`);
-    const { files } = await fetchCheckpoint(of.client, manifestHash, signal);
-    terminal.status("");
-    return { subject: { spec: parsed.spec, ...readCheckpoint(files) }, label: label(`version ${version}`) };
-  }
-  throw new Failure({
-    exit: "failed",
-    code: "NO_CHECKPOINT",
-    what: `${run.slug} has no policy version yet, and thresholds are calibrated with one.`,
-    fix: ["muster calibrate --run <id> --checkpoint <folder>"],
-  });
 }
 
 function reachesOf(

@@ -34,7 +34,7 @@ export function thresholdBetween({ name, honest, attack }: Reach): number {
       what: `On ${furthest.provider} honest work reaches ${name} ${short(furthest.value)}, and "${attack.name}" shows only ${short(attack.value)}: no threshold is ${headroom} times the one and below the other.`,
       why: "A threshold that lets the provider pass would let the attack pass.",
       fix: (thresholdNames.f32 as readonly string[]).includes(name)
-        ? ["muster calibrate … --providers <without it>"]
+        ? ["npm run muster -- calibrate … --providers <without it>"]
         : ["Give the run's spec the form f32: it sees every bit, bf16 only the upper half."],
     });
   }

@@ -1,6 +1,6 @@
 // A bundle judged twice: with the measurement that is in it, and with one made here.
 import { type ExecutionProvider, type ModelConfig, Policy } from "@muster/policy";
-import { checkpointFiles, readCheckpoint } from "@muster/policy/graph";
+import { checkpointFiles } from "@muster/policy/graph";
 import { canonicalJson, hashHex, type MeasurementPack } from "@muster/protocol";
 import {
   type CheckResult,
@@ -9,8 +9,7 @@ import {
   judgeEvidence,
   openEvidence,
 } from "@muster/verification";
-import { modelOf } from "../calibrate/subject.ts";
-import { requireFilesOf } from "../checkpoint.ts";
+import { readPolicy, requireFilesOf } from "../checkpoint.ts";
 import { Failure } from "../failure.ts";
 
 export type Verified = {
@@ -119,15 +118,7 @@ export class Measurer implements AsyncDisposable {
     const { manifest, checkpoint, spec } = evidence;
     const files = checkpoint === null ? await this.find(evidence) : checkpointFiles(manifest, checkpoint);
     requireFilesOf(manifest, files);
-    const found = readCheckpoint(files);
-    if (canonicalJson(found.model) !== canonicalJson(modelOf(spec))) {
-      throw new Failure({
-        exit: "failed",
-        code: "WRONG_MODEL",
-        what: "The checkpoint's config.json describes another model than the run's spec.",
-      });
-    }
-    return found;
+    return readPolicy(spec, files);
   }
 }
 

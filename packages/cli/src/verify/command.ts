@@ -52,8 +52,8 @@ export async function verifyFile(file: string, options: VerifyOptions, terminal:
       code: "NO_CHECKPOINT",
       what: `The bundle does not hold version ${manifest.version} of the policy, so its tokens cannot be measured here.`,
       fix: [
-        `muster verify ${file} --checkpoint <folder with model.safetensors and config.json>`,
-        `muster verify ${file} --no-measure`,
+        `npm run muster -- verify ${file} --checkpoint <folder with model.safetensors and config.json>`,
+        `npm run muster -- verify ${file} --no-measure`,
       ],
     });
   });
