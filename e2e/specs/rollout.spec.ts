@@ -2,16 +2,23 @@ import { expect, test } from "./fixtures.ts";
 
 test("a rollout shows its prompt, output, reward and every check with its numbers", async ({
   page,
+  installation,
   finished,
 }) => {
   await page.goto(`/runs/${finished.id}?tab=rollouts&state=ACCEPTED`);
   const table = page.getByRole("table", { name: "Rollouts" });
   await expect(table.getByRole("row").nth(1)).toContainText("Accepted");
-  await table
-    .getByRole("link", { name: /^Rollout rollout_/ })
-    .first()
-    .click();
-  await page.waitForURL(/\/rollouts\/rollout_/);
+  await expect(table.getByRole("link", { name: /^Rollout rollout_/ }).first()).toBeVisible();
+
+  // Once nodes are trusted, few of the newest were measured.
+  let measured: string | undefined;
+  for await (const group of installation.client.runs.groups({ run: finished.id, state: "ACCEPTED" })) {
+    if (group.acceptance === "AUDITED") {
+      measured = group.rollouts[0]?.id;
+      break;
+    }
+  }
+  await page.goto(`/runs/${finished.id}/rollouts/${measured}`);
 
   await expect(page.getByRole("region", { name: "Prompt" })).toContainText(/^Prompt.*\d+=/s);
   await expect(page.getByRole("region", { name: "Output", exact: true })).toBeVisible();

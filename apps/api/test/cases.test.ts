@@ -270,6 +270,30 @@ describe("the accused", () => {
       expect((await read(other)).data?.node?.state).toBeUndefined();
   });
 
+  test("is read beside what measuring again found, check by check, by the organization alone", async () => {
+    const run = await watchedRun(server);
+    const { cases } = await accused(run);
+    const [one] = cases;
+    if (one === undefined) throw new Error("no case");
+    type Reexecutions = { outcome: string; finding: { verdict: string; checks: { id: string }[] } | null }[];
+    const read = async (as: Caller) => {
+      const answer = await server.graphql<{ node: { reexecutions: Reexecutions | null } }>(
+        `query($id: ID!) { node(id: $id) { ... on Case {
+          reexecutions { outcome finding { verdict checks { id } } }
+        } } }`,
+        { id: one.id },
+        as,
+      );
+      return answer.data?.node.reexecutions;
+    };
+    expect(await read(run.organization.owner)).toEqual([]);
+    await measure(server, run, packs, run.validator);
+    const [again] = (await read(run.organization.owner)) ?? [];
+    expect(again).toMatchObject({ outcome: "AGREED", finding: { verdict: "REJECTED" } });
+    expect(again?.finding?.checks.map(({ id }) => id)).toContain("sampling");
+    expect(await read(run.worker)).toBeNull();
+  });
+
   test("is heard after a week even when the organizer never answers", async () => {
     const run = await watchedRun(server);
     await accused(run);

@@ -29,7 +29,7 @@ test("bytes that are no bundle fail with their code and are never measured", asy
   expect(isSettled(judging)).toBe(true);
   expect(judging.stages.open.state).toBe("failed");
   expect(stageNames.slice(1).map((name) => judging.stages[name].state)).toEqual(
-    stageNames.slice(1).map(() => "waiting"),
+    stageNames.slice(1).map(() => "skipped"),
   );
 });
 

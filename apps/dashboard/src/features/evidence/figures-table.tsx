@@ -15,10 +15,10 @@ export function FiguresTable({ label, columns }: { label: string; columns: reado
   const rows = figureRows(columns.map(({ figures }) => figures));
   if (rows.length === 0) return null;
   return (
-    <table className="w-full border-collapse text-table" aria-label={label}>
+    <table className="w-full table-fixed border-collapse text-table" aria-label={label}>
       <thead>
         <tr className="align-bottom text-label text-subtle">
-          <th scope="col" className="pb-1 text-left font-medium">
+          <th scope="col" className="w-[30%] pb-1 text-left font-medium">
             Number
           </th>
           {columns.map((column) => (

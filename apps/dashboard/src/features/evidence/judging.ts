@@ -46,8 +46,20 @@ export function foldJudging(judging: Judging, message: JudgeMessage): Judging {
     case "judged":
       return { ...judging, verdicts: message.verdicts };
     case "failed":
-      return { ...judging, failure: { code: message.code, message: message.message } };
+      return {
+        ...judging,
+        stages: withoutWaiting(judging.stages),
+        failure: { code: message.code, message: message.message },
+      };
   }
+}
+
+/** What still waits when a judgement ends will never be done. */
+function withoutWaiting(stages: Judging["stages"]): Judging["stages"] {
+  const ended = { ...stages };
+  for (const name of stageNames)
+    if (ended[name].state === "waiting") ended[name] = { state: "skipped", note: "" };
+  return ended;
 }
 
 /** Whether nothing more will come. */

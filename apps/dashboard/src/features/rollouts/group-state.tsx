@@ -17,7 +17,8 @@ const states: Record<GroupState, { tone: Tone; word: string; meaning: string }> 
   SUBMITTED: {
     tone: "pending",
     word: "Submitted",
-    meaning: "Received and well-formed; the audit draw decides whether it is measured.",
+    meaning:
+      "Received and well-formed. The secret draw spared it; it waits for the audits of what its node submitted before or with it.",
   },
   VERIFYING: {
     tone: "running",

@@ -123,7 +123,7 @@ function unmeasured(group: {
   if (group.state === "VERIFYING")
     return "A validator is measuring this group. Its checks appear here when the verdict is in.";
   if (group.state === "SUBMITTED")
-    return "Received and well-formed. The secret draw has not yet decided whether it is measured.";
+    return "Received and well-formed. The secret draw spared it: it is accepted on trust once the audits of what its node submitted before or with it are decided.";
   if (group.acceptance === "TRUSTED") {
     return `Accepted on trust: the secret draw did not choose it. ${(group.auditRate * 100).toFixed(0)} % of this node's groups are chosen, and the node cannot know which.`;
   }

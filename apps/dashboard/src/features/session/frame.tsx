@@ -54,7 +54,7 @@ export function Frame({ children }: { children: ReactNode }) {
             aria-label="Muster, all runs"
           >
             <Mark />
-            Muster
+            <span className="hidden sm:inline">Muster</span>
           </Link>
           <nav aria-label="Main" className="flex gap-1">
             <NavLink href="/runs">Runs</NavLink>

@@ -21,7 +21,7 @@ export function policyInWords(audit: AuditFacts): string[] {
     everything
       ? "Every group is checked so before it is used."
       : `Every group of a new node is checked so; after ${formatExact(probationGroups)} good ones in a row the node is trusted, and a secret ${formatShare(floor)} of its groups is.`,
-    "One failure starts a node over at full audits, the third ends its work in this run. Credits are held until later audits have passed.",
+    "One failure starts a node over at full audits, the third ends its work in this run. Credits are held until later audits have passed; a rejection that is upheld takes what is held.",
     ...(everything
       ? []
       : [

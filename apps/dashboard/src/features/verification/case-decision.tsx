@@ -35,7 +35,7 @@ const decisions: Record<Decision, { button: string; title: string; description: 
     button: "Uphold rejection",
     title: "Uphold this rejection?",
     description:
-      "The group stays rejected and unpaid. When it is the node’s third upheld rejection in this run, it loses what it still holds here. You can overturn it later.",
+      "The group stays rejected and unpaid, and the node loses what it still holds in this run. You can overturn it later.",
   },
   OVERTURNED: {
     button: "Overturn rejection",

@@ -13,7 +13,7 @@ const states: Record<CaseState, { tone: Tone; word: string; meaning: string }> =
   UPHELD: {
     tone: "rejected",
     word: "Upheld",
-    meaning: "The rejection stands. The third one of a node in a run takes what it still holds there.",
+    meaning: "The rejection stands: the group stays unpaid, and the node has lost what it held in this run.",
   },
   OVERTURNED: {
     tone: "ok",
