@@ -8,11 +8,16 @@ const asked = process.argv.slice(2);
 const keep = asked.includes("--keep");
 const started = performance.now();
 
-let installation: Installation | undefined;
 let range: ChildProcess | undefined;
-for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => range?.kill(signal));
+let stopped = false;
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.on(signal, () => {
+    stopped = true;
+    range?.kill(signal);
+  });
+}
 
-installation = await startInstallation({
+const installation = await startInstallation({
   name: "attacks",
   workers: 0,
   keep,
@@ -20,7 +25,7 @@ installation = await startInstallation({
   env: { MUSTER_SWEEP_DELAY_SECONDS: "1" },
 });
 try {
-  process.exitCode = await attack(installation);
+  process.exitCode = stopped ? 130 : await attack(installation);
 } finally {
   if (keep) process.stderr.write(`Kept in ${installation.stateDir}\n`);
   await installation.stop();

@@ -16,11 +16,13 @@ export type Attack = {
   /** Share of a group's price, 0 … 1, that cheating saves in compute; what is made of numbers alone saves all of it. */
   saved: number;
   expectation: Expectation;
+  /** Seconds it has to go on before its bound says anything, where that is long. */
+  watch?: number;
 } & Conduct;
 
 /** What has to come of an attack. */
 export type Expectation =
-  /** A cheated group is rejected, its pack refused or the cheating validator convicted, at the latest with so many groups (tasks, for a validator). */
+  /** A cheated group is rejected or its pack refused at the latest with so many groups; a validator is convicted with so many false measurements. */
   | { kind: "detected"; within: number }
   /** It is not stopped, or there is nothing to stop: what it can achieve is bounded. */
   | { kind: "contained"; bound: string; holds(facts: Facts): boolean };

@@ -21,6 +21,8 @@ export type GroupFacts = {
   /** As the coordinator has it; UNTAKEN when it has no such group: the pack was refused, or came too late. */
   state: string;
   acceptance: string | null;
+  /** Whether it was trusted at first, and measured only because a later one was rejected. */
+  retroactive: boolean;
   /** Whether a sealed batch holds it: training has it, whatever became of it later. */
   trained: boolean;
   /** Micro-credits it is worth when it is accepted. */
@@ -77,7 +79,7 @@ const GroupsDocument = graphql(`
     run(id: $run) {
       id
       groups(first: 100, node: $node, after: $after) {
-        edges { node { id index prompt policyVersion state acceptance tokens step } }
+        edges { node { id index prompt policyVersion state acceptance retroactive tokens step } }
         pageInfo { hasNextPage endCursor }
       }
     }
@@ -161,6 +163,7 @@ type Seen = {
   acceptance: string | null;
   tokens: number;
   step: number | null;
+  retroactive: boolean;
 };
 
 /** All groups of a node in a run, the oldest first. */
@@ -234,6 +237,7 @@ export async function readFacts(
       cheated: line.cheated,
       state: found?.state ?? "UNTAKEN",
       acceptance: found?.acceptance ?? null,
+      retroactive: found?.retroactive ?? false,
       trained: found !== undefined && found.step !== null && found.state !== "SET_ASIDE",
       price: (found?.tokens ?? line.tokens) * price,
       failed: (found && failures.get(found.id)) ?? [],

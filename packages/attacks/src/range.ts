@@ -21,7 +21,15 @@ Attacks: ${Object.keys(attacks).join(", ")}`;
 
 const page = join(import.meta.dirname, "..", "..", "..", "docs", "attacks.md");
 
-process.exitCode = await main();
+const stop = new AbortController();
+for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort());
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  if (!stop.signal.aborted) throw error;
+  process.exitCode = 130;
+}
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -53,8 +61,6 @@ async function main(): Promise<number> {
     only !== undefined ? all.filter(({ id }) => only.includes(id)) : values.short ? shortForm(all) : all;
   mkdirSync(folder, { recursive: true });
   const started = performance.now();
-  const stop = new AbortController();
-  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stop.abort());
   const say = (line: string) => void process.stderr.write(`${line}\n`);
   await using client = createClient({ url, apiKey });
   const { scores, honest } = await runRange({

@@ -22,6 +22,7 @@ const group = (state: string, cheated: boolean, more: Partial<Group> = {}): Grou
   state,
   cheated,
   acceptance: state === "ACCEPTED" ? "AUDITED" : null,
+  retroactive: false,
   trained: false,
   price: 100,
   failed: state === "REJECTED" ? ["sampling"] : [],
@@ -79,6 +80,11 @@ test("a lie that is noticed too late is missed", () => {
   expect(score(attack(), facts(late), 1)).toMatchObject({ outcome: "missed", untilDetection: 5 });
   const within = attack({ expectation: { kind: "detected", within: 5 } });
   expect(score(within, facts(late), 1)).toMatchObject({ outcome: "detected", untilDetection: 5 });
+});
+
+test("a lie that was trusted is noticed by the one that was audited, and rejected after it", () => {
+  const groups = [group("REJECTED", true, { retroactive: true }), group("REJECTED", true)];
+  expect(score(attack(), facts(groups), 1)).toMatchObject({ untilDetection: 2, expectedValue: -100 });
 });
 
 test("a refused pack is noticed by its first group, and one that came too late is not", () => {

@@ -12,9 +12,12 @@ export const ghostArmy: Attack = {
   plain:
     "Registers again and again until its identities hold every open task, and renews all of those leases, so that the run stands still.",
   saved: 1,
+  // the coordinator gives a task up after five lengths of its lease
+  watch: 100,
   expectation: {
     kind: "contained",
-    bound: "never more than 2 live leases a node, nothing paid, and others go on",
+    bound:
+      "never more than 2 live leases a node, nothing paid, and others go on: a task that is held for longer than five leases is replaced",
     holds: ({ mostLive, kept, othersLately }) => mostLive <= 2 && kept === 0 && othersLately > 0,
   },
   async act({ bare, ledger, signal }) {

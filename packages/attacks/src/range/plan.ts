@@ -1,11 +1,11 @@
-import type { RunSpecInput } from "@muster/protocol";
 import type { Attack } from "../attack.ts";
+import type { StageSpec } from "./stage.ts";
 
 /** Attacks that share a run. */
 export type Step = {
   title: string;
   attacks: readonly Attack[];
-  spec: { name: string } & Pick<RunSpecInput, "base" | "batch" | "verification">;
+  spec: StageSpec;
   honestWorkers: number;
   /** Attacks at a time. */
   lanes: number;
@@ -54,6 +54,8 @@ export function plan(attacks: readonly Attack[], { short }: { short: boolean }):
         // the short form has little time for the versions that an older policy needs
         batch: { minSignalGroups: 1, asyncLevel: 3, ...size(short ? 24 : 48) },
         verification: { audit: { adversaryShare: 0.2, epsilon: 0.05, floor: 0.25 } },
+        // what is not paid yet can be taken back: with no time for disputes that is as little as it can be
+        disputeWindowSeconds: 0,
       },
       honestWorkers: 1,
       lanes: short ? 4 : 3,
@@ -69,6 +71,8 @@ export function plan(attacks: readonly Attack[], { short }: { short: boolean }):
         base: { kind: "warmup", steps: 60, batchSize: 64, warmupSteps: 10 },
         batch: { minSignalGroups: 1, asyncLevel: 4, ...size(64) },
         verification: { audit: { adversaryShare: 0.2, epsilon: 0.05, floor: 0.25 } },
+        // what is not paid yet can be taken back: with no time for disputes that is as little as it can be
+        disputeWindowSeconds: 0,
       },
       honestWorkers: 0,
       lanes: 5,
@@ -85,11 +89,13 @@ export function plan(attacks: readonly Attack[], { short }: { short: boolean }):
         batch: { minSignalGroups: 1, asyncLevel: 3, ...size(64) },
         // everything is measured, so that there is something to lie about
         verification: { audit: { adversaryShare: 0.2, epsilon: 0.05, floor: 1 } },
+        // a validator is found out after some measurements, and what it let pass has to be unpaid until then
+        disputeWindowSeconds: 600,
       },
-      honestWorkers: short ? 1 : 2,
+      honestWorkers: 1,
       // one at a time: two would find each other's lies
       lanes: 1,
-      seconds: 150,
+      seconds: 420,
       watch: 20,
       calm: 4,
     },

@@ -22,7 +22,8 @@ const kinds: readonly { kind: AttackKind; title: string; about: string }[] = [
   {
     kind: "validator",
     title: "Validators",
-    about: "Nodes to which the organizer granted VALIDATOR. Numbers count measurements in place of groups.",
+    about:
+      "Nodes to which the organizer granted VALIDATOR. *Noticed at* counts false measurements until it was convicted, *quarantined at* all of its measurements from the first of them on.",
   },
   { kind: "economy", title: "Trust and money", about: "Honest for a while, or many identities." },
 ];
@@ -60,6 +61,10 @@ npm run attacks -- --json                        # the last line is one JSON obj
 
 The command ends with status 1 when an attack is missed or an honest group is rejected. This page was written by a run of
 ${measured.minutes.toFixed(0)} minutes: ${missed === 0 ? "none missed" : `**${missed} missed**`}.
+
+The runs have tasks of four groups of eight rollouts, a probation of 12 groups and a floor of 25 %, so that trust is won within seconds; the
+thresholds are the defaults of every run. Validators are attacked in a run that measures everything. What is drawn at random (audits, canaries,
+re-executions) makes the numbers differ from run to run: a validator whose lies only a re-execution can show goes on for some twenty of them.
 
 ## Honest work
 

@@ -58,7 +58,7 @@ export function acceptedBound({ expectation, kind, saved }: Attack): string {
     case "contained":
       return `Bound: ${expectation.bound}.`;
     case "detected": {
-      const what = kind === "validator" ? "measurements" : "groups";
+      const what = kind === "validator" ? "false measurements" : "groups";
       return `Budget: ${expectation.within} ${what}. Saves ${Math.round(saved * 100)} % of the compute.`;
     }
   }
@@ -78,13 +78,14 @@ function detection(facts: Facts): Until {
   };
 }
 
-/** Of a validator, in measurements: it is convicted once. */
+/** Of a validator: its false measurements until it was convicted, and all of its measurements from the first of them on. */
 function conviction({ answers, nodes }: Facts): Until {
   const given = answers.filter(({ asked }) => asked === measurement);
   const first = given.findIndex(({ answer }) => answer === "lie");
   const convicted = nodes.some(({ trust, roles }) => trust === "QUARANTINED" && roles.includes("VALIDATOR"));
-  const until = convicted && first >= 0 ? given.length - first : null;
-  return { untilDetection: until, untilQuarantine: until };
+  if (!convicted || first < 0) return { untilDetection: null, untilQuarantine: null };
+  const lies = given.filter(({ answer }) => answer === "lie").length;
+  return { untilDetection: lies, untilQuarantine: given.length - first };
 }
 
 function judge(
@@ -112,8 +113,8 @@ function judge(
   }
 }
 
-function wasNoticed({ cheated, state }: GroupFacts, { refusals }: Facts): boolean {
-  return cheated && (state === "REJECTED" || (state === "UNTAKEN" && refusals > 0));
+function wasNoticed({ cheated, state, retroactive }: GroupFacts, { refusals }: Facts): boolean {
+  return cheated && ((state === "REJECTED" && !retroactive) || (state === "UNTAKEN" && refusals > 0));
 }
 
 /** What was promised for accepted groups and is not there any more. */

@@ -29,7 +29,6 @@ const common = {
   training: { learningRate: 1e-4, schedule: "constant", warmupSteps: 0 },
   limits: { steps: 1_000_000 },
   evaluation: { versions: [0], examples: 1 },
-  disputeWindowSeconds: 0,
   leaseSeconds: 8,
 } satisfies Partial<RunSpecInput>;
 
@@ -38,15 +37,21 @@ const OpenCasesDocument = graphql(`
     run(id: $run) {
       id
       stats { groups { submitted verifying } }
-      cases(first: 1, state: OPEN) { edges { node { id } } }
+      cases(first: 100, state: OPEN) { edges { node { id confirmed } } }
     }
   }
 `);
 
+/** What a stage chooses for itself. */
+export type StageSpec = Pick<
+  RunSpecInput,
+  "name" | "base" | "batch" | "verification" | "disputeWindowSeconds"
+>;
+
 /** Creates a run with the local trainer and validator in it, starts it and waits for its base. */
 export async function openStage(
   client: MusterClient,
-  input: { organization: string; spec: Omit<RunSpecInput, keyof typeof common>; signal: AbortSignal },
+  input: { organization: string; spec: StageSpec; signal: AbortSignal },
 ): Promise<Stage> {
   const parsed = parseRunSpec({ ...common, ...input.spec });
   if (!parsed.ok) throw new Error(parsed.issues.map(({ path, message }) => `${path}: ${message}`).join(" "));
@@ -95,7 +100,8 @@ export async function openStage(
       for (let look = 0; look < 60; look++) {
         const { run: found } = await client.execute(OpenCasesDocument, { run });
         const { submitted = 0, verifying = 0 } = found?.stats.groups ?? {};
-        if (found?.cases.edges.length === 0 && submitted + verifying === 0) return;
+        const unsettled = found?.cases.edges.some(({ node }) => node.confirmed === null) ?? false;
+        if (!unsettled && submitted + verifying === 0) return;
         await sleep(500, undefined, { signal: input.signal });
       }
     },

@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type MusterClient, pause } from "@muster/sdk";
@@ -79,13 +79,14 @@ export async function tryAttack(attack: Attack, stage: Stage, options: TrialOpti
       price: stage.spec.prices.generatedToken,
     });
   const contained = attack.expectation.kind === "contained";
-  while (!ended && seconds() < (contained ? options.watch : options.seconds) && !signal.aborted) {
+  const watch = Math.max(options.watch, attack.watch ?? 0);
+  while (!ended && seconds() < (contained ? watch : options.seconds) && !signal.aborted) {
     await pause(400, signal);
     if (attack.kind === "protocol") {
       const live = await readLeases(client, stage.run);
       for (const id of own) mostLive = Math.max(mostLive, live.get(id) ?? 0);
     }
-    if (middle === before && seconds() > options.watch / 2) middle = await stage.standing();
+    if (middle === before && seconds() > watch / 2) middle = await stage.standing();
     if (contained) continue;
     const { nodes } = await stage.standing();
     const known = [...own].flatMap((id) => nodes.get(id) ?? []);
@@ -103,6 +104,7 @@ export async function tryAttack(attack: Attack, stage: Stage, options: TrialOpti
   if (failure !== undefined && !signal.aborted) throw failure;
   const found = await settled(facts, options.hasty ? 1 : options.calm);
   const result = score(attack, found, seconds());
+  writeFileSync(join(options.folder, "facts.json"), JSON.stringify(found, null, 1));
   return failure === undefined ? result : { ...result, outcome: "missed", why: String(failure) };
 }
 

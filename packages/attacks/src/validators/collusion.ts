@@ -11,7 +11,8 @@ export const colludingValidator: Attack = {
   plain:
     "A worker tells its accomplice which tokens are its own; the accomplice finds everything right about them and measures all others honestly, known answers included.",
   saved: 1,
-  expectation: { kind: "detected", within: 200 },
+  // a twentieth of what is accepted is measured again: 120 lies survive that with a probability of 0.002
+  expectation: { kind: "detected", within: 120 },
   act: async ({ work, ledger, signal }) => {
     const own = new Set<string>();
     const mark = ({ prompt, tokens }: Pick<PackedRollout, "prompt" | "tokens">) => `${prompt}>${tokens}`;
@@ -30,21 +31,24 @@ export const colludingValidator: Attack = {
       },
     });
     // Its workers are quarantined as soon as somebody else measures them; it has as many as it likes.
-    for (let n = 1; !signal.aborted; n++) {
-      await work({
-        name: `worker-${n}`,
-        maxTasks: 2,
-        executors: {
-          GENERATE: cheating(ledger, {
-            rollouts: async (honest, bench) => {
-              const made = await injected(honest, bench);
-              for (const rollout of made) own.add(mark(rollout));
-              return made;
-            },
-          }),
-        },
-      });
-    }
+    const accomplices = async (lane: number) => {
+      for (let n = 1; !signal.aborted; n++) {
+        await work({
+          name: `worker-${lane}-${n}`,
+          maxTasks: 2,
+          executors: {
+            GENERATE: cheating(ledger, {
+              rollouts: async (honest, bench) => {
+                const made = await injected(honest, bench);
+                for (const rollout of made) own.add(mark(rollout));
+                return made;
+              },
+            }),
+          },
+        });
+      }
+    };
+    await Promise.all([1, 2, 3].map(accomplices));
     stop.abort();
     await validator;
   },

@@ -9,7 +9,7 @@ export const echoValidator: Attack = {
   plain:
     "Measures each length of output once and then says the same again of every other: no prefill, plausible numbers. What it repeats does not fit the workers' proofs, so honest work is rejected.",
   saved: 1,
-  expectation: { kind: "detected", within: 48 },
+  expectation: { kind: "detected", within: 60 },
   act: async ({ work, ledger }) => {
     const known = new Map<number, MeasuredRollout>();
     await work({

@@ -8,7 +8,7 @@ export const hostileValidator: Attack = {
   plain:
     "Measures, and bends the numbers of every third group by a hundredth, so that honest workers are rejected and quarantined.",
   saved: 0,
-  expectation: { kind: "detected", within: 48 },
+  expectation: { kind: "detected", within: 40 },
   act: async ({ work, ledger }) => {
     let n = 0;
     await work({

@@ -8,7 +8,7 @@ export const lazyValidator: Attack = {
   plain:
     "Computes the activations, which are compared, and never draws a token: it says that every one is the seed's choice. Honest workers do not notice; cheats on sampling pass.",
   saved: 0.3,
-  expectation: { kind: "detected", within: 100 },
+  expectation: { kind: "detected", within: 60 },
   act: async ({ work, ledger }) =>
     void (await work({
       name: "validator",
