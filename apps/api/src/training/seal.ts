@@ -175,9 +175,12 @@ export async function sealBatch(tx: Tx, written: WrittenBatch): Promise<boolean>
 async function measuredLogprobs(
   ctx: Ctx,
   group: {
+    readonly acceptance: string | null;
     readonly verifications: readonly { readonly measurementHash: string }[];
   },
 ): Promise<Float32Array[] | null> {
+  // Trusted: nobody measured it, or a validator did that turned out not to measure.
+  if (group.acceptance !== "AUDITED") return null;
   const [verification] = group.verifications;
   // Besides those, one whose rejection was overturned: the measurement that accused it is not one to train on.
   if (verification === undefined) return null;
