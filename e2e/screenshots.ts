@@ -32,6 +32,9 @@ try {
     await page.getByRole("application", { name: /^Reward/ }).waitFor();
     await page.getByRole("button", { name: /^Connection: / }).waitFor();
     await page.screenshot({ path: join(out, `run-${theme}.png`) });
+    await page.goto(`${run}?tab=verification`);
+    await page.getByRole("table", { name: "Validators" }).waitFor();
+    await page.screenshot({ path: join(out, `verification-${theme}.png`), fullPage: true });
     await page.goto(`${run}?tab=rollouts&state=REJECTED`);
     await page.getByRole("table", { name: "Rollouts" }).waitFor();
     await page.screenshot({ path: join(out, `rollouts-${theme}.png`) });
