@@ -282,6 +282,7 @@ describe("a trusted node", () => {
         },
       },
     });
+    // An extended client differs from the plain one in its type alone: it lacks `$on`, which no domain function calls.
     const ctx = { ...server.ctx(run.worker), prisma: prisma as unknown as typeof server.prisma };
     const outcome = await submitRollouts(ctx, {
       taskId: lease.taskId,

@@ -198,6 +198,7 @@ describe("persisted documents", () => {
 
 test("transactions of a burst wait for a connection, longer than the library's two seconds", async () => {
   const narrow = await startTestServer({ sharing: server, loops: [], config: { poolSize: 1 } });
+  // Six of half a second, one after the other: the last one waits longer than the two seconds that are the library's default.
   const work = () => narrow.prisma.$transaction((tx) => tx.$queryRaw`SELECT pg_sleep(0.5)::text`);
   const outcomes = await Promise.allSettled(Array.from({ length: 6 }, work));
   expect(outcomes.map(({ status }) => status)).toEqual(Array(6).fill("fulfilled"));

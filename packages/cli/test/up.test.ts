@@ -154,6 +154,7 @@ test("an installation starts, serves, refuses a second one, ends in order, comes
   expect(keyOf("trainer")).not.toBe(key);
   const hurried = [...pids(stateDir), postmasterPid(stateDir)];
   fresh.process.kill("SIGINT");
+  // Time itself is what is tested: a second signal within a second of the first counts as the same key press.
   await new Promise((resolve) => setTimeout(resolve, 1_100));
   fresh.process.kill("SIGINT");
   expect(await fresh.ended).toBe(130);

@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 
 // onnxruntime's build brings its maker's telemetry: it opens a log in the temporary folder when the first session is made, and some nine
-// seconds later it connects to mobile.events.data.microsoft.com, through a proxy where one is named.
+// seconds later it connects to mobile.events.data.microsoft.com, through a proxy where one is named. That it does not connect has no moment
+// to wait for, so the process lives longer than that.
 const outlast = 13_000;
 
 const program = `

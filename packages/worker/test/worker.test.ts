@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { challengeBytes, submissionBytes } from "@muster/protocol";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createLog, type Executor, type Log, runWorker, type WorkerOptions } from "../src/index.ts";
 import { type MiniCoordinator, Refusal, run, startCoordinator } from "./coordinator.ts";
 
@@ -288,9 +288,11 @@ test("an outage is told once when it begins and once when it is over, and costs 
         batch: 1,
         execute(ctx, assignments) {
           coordinator.away = true;
-          setTimeout(() => {
-            coordinator.away = false;
-          }, 1_500);
+          void vi
+            .waitUntil(() => said(/coordinator is away/).length > 0, { timeout: 30_000 })
+            .finally(() => {
+              coordinator.away = false;
+            });
           return instant.execute(ctx, assignments);
         },
       },

@@ -49,7 +49,7 @@ export function Chart(props: ChartProps) {
 
   // uPlot fixes its series when it is made: another set of lines is another plot
   const shape = lines.map((line) => `${line.label}${line.low ? "±" : ""}`).join("|");
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the plot reads everything else from `latest`
+  // the plot reads everything else from `latest`
   useEffect(() => {
     const element = host.current;
     if (element === null || asTable) return;
@@ -71,12 +71,12 @@ export function Chart(props: ChartProps) {
     };
   }, [shape, asTable, height, group]);
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: every render may bring new points
+  // every render may bring new points
   useEffect(() => {
     plot.current?.setData(dataOf(latest.current));
   }, [x, lines, range]);
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the colours are read from the page when it is drawn
+  // the colours are read from the page when it is drawn
   useEffect(() => {
     plot.current?.redraw(false, true);
   }, [resolvedTheme]);

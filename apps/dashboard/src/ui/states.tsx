@@ -130,7 +130,7 @@ export function Loading({ what, rows = 0, height }: { what: string; rows?: numbe
       {rows > 0 ? (
         <div className="divide-y divide-line border-y border-line">
           {Array.from({ length: rows }, (_, row) => (
-            // biome-ignore lint/suspicious/noArrayIndexKey: placeholders have no identity
+            // placeholders have no identity
             <div key={row} className="flex h-8 items-center gap-4">
               <div className="skeleton h-3 w-16" />
               <div className="skeleton h-3 flex-1" />

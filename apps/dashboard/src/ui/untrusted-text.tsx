@@ -19,7 +19,7 @@ export function UntrustedText(props: { text: string; line?: boolean; className?:
       {...(line ? { title: plainLine(text) } : {})}
     >
       {partsOf(text).map((part, index) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: parts of one immutable text
+        // parts of one immutable text
         <Part key={index} part={part} line={line} />
       ))}
     </bdi>

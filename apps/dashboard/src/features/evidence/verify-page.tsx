@@ -71,7 +71,7 @@ function useFetched(group: string | undefined, done: (bytes: ArrayBuffer) => voi
   const [fetched, setFetched] = useState<Fetched>(() =>
     group === undefined ? { kind: "none" } : { kind: "fetching", bytes: 0 },
   );
-  // biome-ignore lint/correctness/useExhaustiveDependencies: what is done with the bytes is no reason to fetch them again
+  // what is done with the bytes is no reason to fetch them again
   useEffect(() => {
     if (group === undefined) return;
     const abort = new AbortController();

@@ -240,7 +240,7 @@ export function RolloutsTable({ runId, fresh, decided }: { runId: string; fresh:
 /** How many groups came since the rows on screen were read. */
 function useSeen(fresh: number, view: string, loading: boolean): { waiting: number; reset(): void } {
   const [seen, setSeen] = useState(fresh);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: another filter or page reads the rows anew
+  // another filter or page reads the rows anew
   useEffect(() => setSeen(fresh), [view]);
   return { waiting: loading ? 0 : Math.max(0, fresh - seen), reset: () => setSeen(fresh) };
 }
