@@ -16,7 +16,6 @@ export const errorTable = {
   ROLE_NOT_GRANTED: { status: 403, retryable: false },
   NODE_QUARANTINED: { status: 403, retryable: false },
   LEASE_LOST: { status: 409, retryable: false },
-  RUN_NOT_RUNNING: { status: 409, retryable: false },
   STATE_CONFLICT: { status: 409, retryable: true },
   SPEC_INVALID: { status: 400, retryable: false },
   BUDGET_EXHAUSTED: { status: 409, retryable: false },

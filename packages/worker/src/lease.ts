@@ -3,7 +3,7 @@ import { isOutage } from "./connection.ts";
 import type { Log } from "./log.ts";
 
 /** Codes after which a node no longer has the task, whatever it does. */
-const gone: ReadonlySet<string> = new Set(["LEASE_LOST", "NOT_FOUND", "NODE_QUARANTINED", "RUN_NOT_RUNNING"]);
+const gone: ReadonlySet<string> = new Set(["LEASE_LOST", "NOT_FOUND", "NODE_QUARANTINED"]);
 
 /** A task this node holds, for as long as it can keep it. */
 export type HeldLease = {

@@ -76,7 +76,6 @@ CREATE TABLE "Case" (
     "openUntil" TIMESTAMPTZ(3) NOT NULL,
     "reexecutionHash" TEXT,
     "confirmed" BOOLEAN,
-    "evidenceHash" TEXT,
     "decision" TEXT,
     "decidedById" UUID,
     "decidedAt" TIMESTAMPTZ(3),

@@ -7,7 +7,6 @@ export type EventType =
   | "run.revised"
   | "run.progress"
   | "node.joined"
-  | "node.left"
   | "node.trust"
   | "grant.changed"
   | "task.opened"

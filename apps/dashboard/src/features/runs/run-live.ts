@@ -89,7 +89,6 @@ export function foldRun(live: RunLive, events: readonly LoggedEvent[]): RunLive 
         touched.evaluations++;
         break;
       case "node.joined":
-      case "node.left":
       case "node.trust":
       case "grant.changed":
         touched.workers++;
