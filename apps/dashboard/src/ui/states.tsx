@@ -3,11 +3,44 @@
 import { RotateCw } from "lucide-react";
 import Link from "next/link";
 import { type ReactNode, useEffect, useState } from "react";
-import type { Failure } from "../graphql/failure.ts";
+import type { CombinedError } from "urql";
+import { type Failure, failureOf } from "../graphql/failure.ts";
+import type { Steady } from "../graphql/use-steady-query.ts";
 import { Button, buttonClass } from "./button.tsx";
 import { CopyButton } from "./copy.tsx";
 
 // The ways a panel can have nothing to show. Each is designed once; a panel that fails leaves the rest of the page alone.
+
+/** A query that has nothing to show yet, or cannot renew what is shown. @param props.shown what may be out of date then */
+export function QueryState(props: {
+  query: Steady<unknown>;
+  retry: () => void;
+  what: string;
+  shown?: string;
+  rows?: number;
+  height?: number;
+}) {
+  const { query, retry, what, shown = "The table", ...size } = props;
+  const { data, error, fetching } = query;
+  if (!data && error) return <Failed failure={failureOf(error)} what={what} retry={retry} />;
+  if (!data && fetching) return <Loading what={what} {...size} />;
+  if (!error) return null;
+  return (
+    <Partial retry={retry}>
+      {failureOf(error).message} {shown} may be out of date.
+    </Partial>
+  );
+}
+
+/** Why what was asked for was not done. */
+export function Refused({ error }: { error: CombinedError | undefined }) {
+  if (error === undefined) return null;
+  return (
+    <p role="alert" className="mt-2 text-table text-on-rejected-soft">
+      {failureOf(error).message}
+    </p>
+  );
+}
 
 /** One sentence why, and the one next action. */
 export function Empty({

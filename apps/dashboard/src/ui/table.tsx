@@ -1,5 +1,6 @@
 import clsx from "clsx";
 import type { ComponentProps, ReactNode } from "react";
+import { Button } from "./button.tsx";
 
 /** A table that scrolls sideways in its own box; name it after what it lists. */
 export function Table({
@@ -27,6 +28,25 @@ export function Table({
         <tbody className="divide-y divide-line border-b border-line">{children}</tbody>
       </table>
     </section>
+  );
+}
+
+/** The way through pages of a table. @param after the cursor this page begins at @param next that of the next one, if there is one */
+export function Pages({
+  after,
+  next,
+  onChange,
+}: {
+  after: string | null;
+  next: string | null | undefined;
+  onChange(cursor: string | null): void;
+}) {
+  if (after === null && !next) return null;
+  return (
+    <div className="mt-3 flex gap-2">
+      {after === null ? null : <Button onClick={() => onChange(null)}>Newest</Button>}
+      {next ? <Button onClick={() => onChange(next)}>Older</Button> : null}
+    </div>
   );
 }
 

@@ -8,40 +8,23 @@ import { StateBadge, type Tone } from "../../ui/state-badge.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 import { CheckItem } from "../evidence/check-item.tsx";
+import { VerdictFragment } from "../verification/verdict.ts";
 
-export const RolloutChecksFragment = graphql(`
-  fragment RolloutChecks_group on Group {
-    id
-    state
-    acceptance
-    auditRate
-    reason
-    verifications {
+export const RolloutChecksFragment = graphql(
+  `
+    fragment RolloutChecks_group on Group {
       id
-      verdict
-      tokens
-      cost
-      startedAt
-      createdAt
-      validator {
-        id
-        name
-      }
-      checks {
-        id
-        title
-        verdict
-        observed
-        expected
-        threshold
-        note
-        plain
-        does
-        cannotCatch
+      state
+      acceptance
+      auditRate
+      reason
+      verifications {
+        ...Verdict_verification
       }
     }
-  }
-`);
+  `,
+  [VerdictFragment],
+);
 
 const verdicts: Record<string, { tone: Tone; word: string }> = {
   ACCEPTED: { tone: "ok", word: "Accepted" },
@@ -53,7 +36,9 @@ const unknown = { tone: "idle", word: "Unknown" } as const;
 /** Why the group was accepted or not: every check of every measurement, in words and numbers, and what it cannot catch. */
 export function RolloutChecks({ group: masked }: { group: FragmentOf<typeof RolloutChecksFragment> }) {
   const group = readFragment(RolloutChecksFragment, masked);
-  const verifications = group.verifications.toSorted((a, b) => b.createdAt.localeCompare(a.createdAt));
+  const verifications = readFragment(VerdictFragment, group.verifications).toSorted((a, b) =>
+    b.createdAt.localeCompare(a.createdAt),
+  );
   return (
     <Section
       title="Verification"

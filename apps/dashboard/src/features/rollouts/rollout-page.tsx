@@ -1,8 +1,6 @@
 "use client";
 
 import Link from "next/link";
-import { useEffect } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql, type ResultOf } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { Id } from "../../ui/copy.tsx";
@@ -15,9 +13,9 @@ import {
   shortId,
 } from "../../ui/format.ts";
 import { Figure, Section } from "../../ui/section.tsx";
-import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { RunPart } from "../runs/run-part.tsx";
 import { valueAt } from "../runs/spec-schema.ts";
 import { CaseStateWord } from "../verification/case-state.tsx";
 import { AcceptanceBadge, GroupStateBadge, groupStateMeaning } from "./group-state.tsx";
@@ -91,53 +89,34 @@ const RolloutPageQuery = graphql(
 
 /** One rollout: what was asked and answered, what it was worth, and why it was accepted or not. */
 export function RolloutPage({ runId, rolloutId }: { runId: string; rolloutId: string }) {
-  const [{ data, error, fetching }, retry] = useSteadyQuery({
+  const [query, retry] = useSteadyQuery({
     query: RolloutPageQuery,
     variables: { id: rolloutId, run: runId },
   });
-  useEffect(() => {
-    document.title = `${shortId(rolloutId)} · Muster`;
-  }, [rolloutId]);
-  const rollout = data?.node?.__typename === "Rollout" ? data.node : undefined;
-  if (rollout === undefined) {
-    if (error) return <Failed page failure={failureOf(error)} what="this rollout" retry={retry} />;
-    if (fetching || data === undefined) return <Loading what="the rollout" height={240} />;
-    return <NotFound page what="this rollout" />;
-  }
+  const node = query.data?.node;
+  const rollout = node?.__typename === "Rollout" ? node : undefined;
   return (
-    <>
-      {error ? <Partial retry={retry}>{failureOf(error).message} Some of it may be missing.</Partial> : null}
-      <Rollout rollout={rollout} runId={runId} runName={data?.run?.name} spec={data?.run?.revision.spec} />
-    </>
+    <RunPart
+      id={rolloutId}
+      what="rollout"
+      query={query}
+      retry={retry}
+      part={rollout}
+      runId={runId}
+      tab={{ id: "rollouts", label: "Rollouts" }}
+    >
+      {(rollout) => <Rollout rollout={rollout} runId={runId} spec={query.data?.run?.revision.spec} />}
+    </RunPart>
   );
 }
 
 type RolloutData = Extract<NonNullable<ResultOf<typeof RolloutPageQuery>["node"]>, { __typename: "Rollout" }>;
 
-function Rollout({
-  rollout,
-  runId,
-  runName,
-  spec,
-}: {
-  rollout: RolloutData;
-  runId: string;
-  runName: string | undefined;
-  spec: unknown;
-}) {
+function Rollout({ rollout, runId, spec }: { rollout: RolloutData; runId: string; spec: unknown }) {
   const { group } = rollout;
   const siblings = group.rollouts.toSorted((a, b) => a.index - b.index);
   return (
     <>
-      <nav aria-label="Breadcrumb" className="mb-1 text-table text-subtle">
-        <Link className="hover:underline" href={`/runs/${runId}`}>
-          {runName ?? shortId(runId)}
-        </Link>
-        {" / "}
-        <Link className="hover:underline" href={`/runs/${runId}?tab=rollouts`}>
-          Rollouts
-        </Link>
-      </nav>
       <header>
         <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
           <GroupStateBadge state={group.state} />

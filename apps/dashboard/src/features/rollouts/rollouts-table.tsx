@@ -3,7 +3,6 @@
 import Link from "next/link";
 import { parseAsString, parseAsStringLiteral, useQueryStates } from "nuqs";
 import { useEffect, useState } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
@@ -11,8 +10,8 @@ import { Button } from "../../ui/button.tsx";
 import { absent, formatCount, formatDifference, formatReward, shortId } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { Select } from "../../ui/select.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
-import { Cell, Head, Row, Table } from "../../ui/table.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
+import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { plainLine } from "../../ui/untrusted.ts";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
@@ -133,11 +132,7 @@ export function RolloutsTable({ runId, fresh, decided }: { runId: string; fresh:
         </>
       }
     >
-      {error && data ? (
-        <Partial retry={retry}>{failureOf(error).message} The table may be out of date.</Partial>
-      ) : null}
-      {error && !data ? <Failed failure={failureOf(error)} what="the rollouts" retry={retry} /> : null}
-      {fetching && !data ? <Loading what="the rollouts" rows={10} /> : null}
+      <QueryState query={{ data, error, fetching }} retry={retry} what="the rollouts" rows={10} />
       {pageInfo && rollouts.length === 0 ? (
         <Empty
           title={state || node || after ? "No rollout matches" : "No rollouts yet"}
@@ -225,14 +220,11 @@ export function RolloutsTable({ runId, fresh, decided }: { runId: string; fresh:
           ))}
         </Table>
       ) : null}
-      {after || pageInfo?.hasNextPage ? (
-        <div className="mt-3 flex gap-2">
-          {after ? <Button onClick={() => void setUrl({ after: null })}>Newest</Button> : null}
-          {pageInfo?.hasNextPage ? (
-            <Button onClick={() => void setUrl({ after: pageInfo.endCursor })}>Older</Button>
-          ) : null}
-        </div>
-      ) : null}
+      <Pages
+        after={after}
+        next={pageInfo?.hasNextPage ? pageInfo.endCursor : null}
+        onChange={(cursor) => void setUrl({ after: cursor })}
+      />
     </Section>
   );
 }

@@ -1,10 +1,11 @@
 "use client";
 
-import { lazy, Suspense, useId, useState } from "react";
+import { useId, useState } from "react";
 import { useMutation } from "urql";
 import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { Button } from "../../ui/button.tsx";
+import { Confirm, preparesConfirm } from "../../ui/confirm.tsx";
 import { isOver } from "./run-state.tsx";
 
 const PauseRun = graphql(`
@@ -38,9 +39,6 @@ const CancelRun = graphql(`
   }
 `);
 
-const load = () => import("../../ui/dialog.tsx");
-const Dialog = lazy(async () => ({ default: (await load()).Dialog }));
-
 type Asked = "pause" | "cancel";
 
 /** Pause, resume and cancel. What stops work asks first and says what follows. */
@@ -68,7 +66,6 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
   }
   const machines =
     workers === 1 ? "The one generating worker stops" : `The ${workers} generating workers stop`;
-  const prepare = () => void load().catch(() => {});
   const text = {
     pause: {
       title: "Pause this run?",
@@ -89,7 +86,7 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
         </span>
       ) : null}
       {state === "RUNNING" ? (
-        <Button onPointerEnter={prepare} onFocus={prepare} onClick={() => ask("pause")}>
+        <Button {...preparesConfirm} onClick={() => ask("pause")}>
           Pause run
         </Button>
       ) : (
@@ -101,44 +98,30 @@ export function RunActions({ id, state, workers }: { id: string; state: string; 
           {state === "DRAFT" ? "Start run" : "Resume run"}
         </Button>
       )}
-      <Button tone="danger" onPointerEnter={prepare} onFocus={prepare} onClick={() => ask("cancel")}>
+      <Button tone="danger" {...preparesConfirm} onClick={() => ask("cancel")}>
         Cancel run
       </Button>
       {asked === undefined ? null : (
-        <Suspense fallback={null}>
-          <Dialog
-            open={open}
-            onOpenChange={setOpen}
-            title={text.title}
-            description={text.description}
-            confirm={
-              <Button
-                size="regular"
-                tone={asked === "cancel" ? "danger" : "primary"}
-                disabled={busy}
-                onClick={() => void confirm()}
-              >
-                {text.button}
-              </Button>
-            }
-          >
-            <label htmlFor={field} className="text-table font-medium">
-              Reason <span className="font-normal text-subtle">(everybody in the run sees it)</span>
-            </label>
-            <input
-              id={field}
-              className="control mt-1 w-full"
-              maxLength={200}
-              value={reason}
-              onChange={(event) => setReason(event.target.value)}
-            />
-            {error ? (
-              <p role="alert" className="mt-2 text-table text-on-rejected-soft">
-                {failureOf(error).message}
-              </p>
-            ) : null}
-          </Dialog>
-        </Suspense>
+        <Confirm
+          open={open}
+          onOpenChange={setOpen}
+          {...text}
+          danger={asked === "cancel"}
+          busy={busy}
+          error={error}
+          onConfirm={confirm}
+        >
+          <label htmlFor={field} className="text-table font-medium">
+            Reason <span className="font-normal text-subtle">(everybody in the run sees it)</span>
+          </label>
+          <input
+            id={field}
+            className="control mt-1 w-full"
+            maxLength={200}
+            value={reason}
+            onChange={(event) => setReason(event.target.value)}
+          />
+        </Confirm>
       )}
     </>
   );

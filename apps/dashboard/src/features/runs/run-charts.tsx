@@ -2,7 +2,6 @@
 
 import { parseAsInteger, useQueryStates } from "nuqs";
 import { useEffect, useMemo, useState } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { Button } from "../../ui/button.tsx";
@@ -10,7 +9,7 @@ import { Chart, type Line } from "../../ui/chart.tsx";
 import { axisOf, type Bucket, columnOf, joinLive } from "../../ui/chart-data.ts";
 import { formatMetric, formatReward } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
 import type { RunLive } from "./run-live.ts";
 import { bucketsOf, rewardName } from "./run-metrics.ts";
 
@@ -126,11 +125,13 @@ export function RunCharts({ runId, live }: { runId: string; live: RunLive }) {
         />
       }
     >
-      {error && joined ? (
-        <Partial retry={retry}>{failureOf(error).message} The curves may be out of date.</Partial>
-      ) : null}
-      {error && !joined ? <Failed failure={failureOf(error)} what="the curves" retry={retry} /> : null}
-      {fetching && !joined ? <Loading what="the curves" height={200} /> : null}
+      <QueryState
+        query={{ data: joined, error, fetching }}
+        retry={retry}
+        what="the curves"
+        shown="The curves"
+        height={200}
+      />
       {joined && charts.length === 0 ? (
         <Empty title="No step yet">The first point appears when the first batch is trained.</Empty>
       ) : null}

@@ -1,7 +1,6 @@
 "use client";
 
 import { useState } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
@@ -10,7 +9,7 @@ import { CopyButton } from "../../ui/copy.tsx";
 import { absent, formatCount, formatCredits, sentence } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { StateWord, type Tone } from "../../ui/state-badge.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
 import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
@@ -84,11 +83,7 @@ export function RunWorkers({ runId, touched }: { runId: string; touched: number 
       title="Workers"
       note="Names are chosen by whoever runs the machine. Audit rate is the share of a node's groups that is measured again."
     >
-      {error && run ? (
-        <Partial retry={retry}>{failureOf(error).message} The table may be out of date.</Partial>
-      ) : null}
-      {error && !run ? <Failed failure={failureOf(error)} what="the workers" retry={retry} /> : null}
-      {fetching && !run ? <Loading what="the workers" rows={4} /> : null}
+      <QueryState query={{ data: run, error, fetching }} retry={retry} what="the workers" rows={4} />
       {run && workers.length === 0 ? (
         <Empty title="No node has joined yet" action={<CopyButton label="Copy the command" text={join} />}>
           On the machine that should work, in a clone of Muster, run <code className="font-mono">{join}</code>

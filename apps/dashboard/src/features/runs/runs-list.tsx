@@ -4,14 +4,13 @@ import { Plus } from "lucide-react";
 import Link from "next/link";
 import { parseAsString, parseAsStringLiteral, useQueryState } from "nuqs";
 import { useEffect, useRef } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { Button, buttonClass } from "../../ui/button.tsx";
 import { sentence } from "../../ui/format.ts";
 import { Select } from "../../ui/select.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
-import { Head, Table } from "../../ui/table.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
+import { Head, Pages, Table } from "../../ui/table.tsx";
 import { RunRow, RunRowFragment } from "./run-row.tsx";
 
 const RunsListQuery = graphql(
@@ -83,11 +82,7 @@ export function RunsList() {
           </Link>
         </div>
       </div>
-      {error && data ? (
-        <Partial retry={retry}>{failureOf(error).message} The list may be out of date.</Partial>
-      ) : null}
-      {error && !data ? <Failed failure={failureOf(error)} what="the runs" retry={retry} /> : null}
-      {fetching && !data ? <Loading what="runs" rows={6} /> : null}
+      <QueryState query={{ data, error, fetching }} retry={retry} what="the runs" shown="The list" rows={6} />
       {data && runs.length === 0 ? (
         <Empty
           title={state || after ? "No runs here" : "No runs yet"}
@@ -137,14 +132,11 @@ export function RunsList() {
           ))}
         </Table>
       ) : null}
-      {data && (after || data.runs.pageInfo.hasNextPage) ? (
-        <div className="mt-3 flex gap-2">
-          {after ? <Button onClick={() => void setAfter(null)}>Newest</Button> : null}
-          {data.runs.pageInfo.hasNextPage ? (
-            <Button onClick={() => void setAfter(data.runs.pageInfo.endCursor)}>Older</Button>
-          ) : null}
-        </div>
-      ) : null}
+      <Pages
+        after={after}
+        next={data?.runs.pageInfo.hasNextPage ? data.runs.pageInfo.endCursor : null}
+        onChange={(cursor) => void setAfter(cursor)}
+      />
     </>
   );
 }

@@ -2,10 +2,9 @@
 
 import { useState } from "react";
 import { useMutation } from "urql";
-import { failureOf } from "../../graphql/failure.ts";
 import { type FragmentOf, graphql, readFragment } from "../../graphql/graphql.ts";
 import { Button } from "../../ui/button.tsx";
-import { Dialog } from "../../ui/dialog.tsx";
+import { Confirm, preparesConfirm } from "../../ui/confirm.tsx";
 import { Section } from "../../ui/section.tsx";
 import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age, Day } from "../../ui/time.tsx";
@@ -97,6 +96,7 @@ export function ApiKeys(props: {
                   <Cell className="text-right">
                     <Button
                       tone="danger"
+                      {...preparesConfirm}
                       aria-label={`Revoke ${name}`}
                       onClick={() => {
                         setAsked({ id, name });
@@ -113,23 +113,19 @@ export function ApiKeys(props: {
             <p className="text-muted">There is none yet.</p>
           )}
           <NewApiKey organization={organization.id} scopes={scopes} made={reload} />
-          <Dialog
-            open={open}
-            onOpenChange={setOpen}
-            title={`Revoke ${asked?.name ?? ""}?`}
-            description="Programs that use it are refused within ten seconds. A key that was revoked does not come back."
-            confirm={
-              <Button size="regular" tone="danger" disabled={fetching} onClick={() => void end()}>
-                Revoke key
-              </Button>
-            }
-          >
-            {error ? (
-              <p role="alert" className="text-table text-on-rejected-soft">
-                {failureOf(error).message}
-              </p>
-            ) : null}
-          </Dialog>
+          {asked === undefined ? null : (
+            <Confirm
+              open={open}
+              onOpenChange={setOpen}
+              title={`Revoke ${asked.name}?`}
+              description="Programs that use it are refused within ten seconds. A key that was revoked does not come back."
+              button="Revoke key"
+              danger
+              busy={fetching}
+              error={error}
+              onConfirm={end}
+            />
+          )}
         </>
       ) : (
         <p className="text-muted">Only owners of {organization.name} make and see its keys.</p>

@@ -2,11 +2,11 @@
 
 import { type FormEvent, useId, useState } from "react";
 import { useMutation } from "urql";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { Button } from "../../ui/button.tsx";
 import { CopyButton } from "../../ui/copy.tsx";
 import { Select } from "../../ui/select.tsx";
+import { Refused } from "../../ui/states.tsx";
 
 const CreateApiKey = graphql(`
   mutation CreateApiKey($input: CreateApiKeyInput!) {
@@ -116,11 +116,7 @@ export function NewApiKey({
           <Button type="submit" tone="primary" size="regular" disabled={!ready}>
             {fetching ? "Making it …" : "Make key"}
           </Button>
-          {error ? (
-            <p role="alert" className="mt-2 text-table text-on-rejected-soft">
-              {failureOf(error).message}
-            </p>
-          ) : null}
+          <Refused error={error} />
         </div>
       </form>
     </>

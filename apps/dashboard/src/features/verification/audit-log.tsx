@@ -1,16 +1,14 @@
 "use client";
 
 import { useState } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
-import { Button } from "../../ui/button.tsx";
 import { CopyButton, Id } from "../../ui/copy.tsx";
 import { formatExact } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
-import { Cell, Head, Row, Table } from "../../ui/table.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
+import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 import { entryInWords } from "./audit-words.ts";
@@ -72,11 +70,13 @@ export function AuditLog({ runId, touched }: { runId: string; touched: number })
         ) : null
       }
     >
-      {error && data ? (
-        <Partial retry={retry}>{failureOf(error).message} The log may be out of date.</Partial>
-      ) : null}
-      {error && !data ? <Failed failure={failureOf(error)} what="the audit log" retry={retry} /> : null}
-      {fetching && !data ? <Loading what="the audit log" rows={6} /> : null}
+      <QueryState
+        query={{ data, error, fetching }}
+        retry={retry}
+        what="the audit log"
+        shown="The log"
+        rows={6}
+      />
       {run && entries.length === 0 ? (
         <Empty title="Nothing is on record yet">
           Verdicts, probes, cases and penalties are recorded here in the order in which they were committed.
@@ -118,14 +118,11 @@ export function AuditLog({ runId, touched }: { runId: string; touched: number })
           ))}
         </Table>
       ) : null}
-      {before !== null || run?.auditLog.pageInfo.hasPreviousPage ? (
-        <div className="mt-3 flex gap-2">
-          {before !== null ? <Button onClick={() => setBefore(null)}>Newest</Button> : null}
-          {run?.auditLog.pageInfo.hasPreviousPage ? (
-            <Button onClick={() => setBefore(run.auditLog.pageInfo.startCursor)}>Older</Button>
-          ) : null}
-        </div>
-      ) : null}
+      <Pages
+        after={before}
+        next={run?.auditLog.pageInfo.hasPreviousPage ? run.auditLog.pageInfo.startCursor : null}
+        onChange={setBefore}
+      />
     </Section>
   );
 }

@@ -8,60 +8,46 @@ import { CheckItem, CheckVerdict } from "../evidence/check-item.tsx";
 import { parseFigures } from "../evidence/figure-rows.ts";
 import { FiguresTable } from "../evidence/figures-table.tsx";
 import { ProbeOutcomeWord } from "./probes.tsx";
+import { VerdictFragment } from "./verdict.ts";
 
-export const CaseChecksFragment = graphql(`
-  fragment CaseChecks_case on Case {
-    id
-    group {
+export const CaseChecksFragment = graphql(
+  `
+    fragment CaseChecks_case on Case {
       id
-      verifications {
+      group {
         id
-        verdict
-        tokens
-        cost
-        createdAt
+        verifications {
+          ...Verdict_verification
+        }
+      }
+      reexecutions {
+        task
+        outcome
+        note
         validator {
           id
           name
         }
-        checks {
-          id
-          title
+        finding {
           verdict
-          observed
-          expected
-          threshold
-          note
-          plain
-          does
-          cannotCatch
+          checks {
+            id
+            verdict
+            observed
+          }
         }
       }
     }
-    reexecutions {
-      task
-      outcome
-      note
-      validator {
-        id
-        name
-      }
-      finding {
-        verdict
-        checks {
-          id
-          verdict
-          observed
-        }
-      }
-    }
-  }
-`);
+  `,
+  [VerdictFragment],
+);
 
 /** Every check with the numbers of the measurement that decided beside those of the one that was made to confirm it. */
 export function CaseChecks({ found: masked }: { found: FragmentOf<typeof CaseChecksFragment> }) {
   const { group, reexecutions } = readFragment(CaseChecksFragment, masked);
-  const [verification] = group.verifications.toSorted((a, b) => b.createdAt.localeCompare(a.createdAt));
+  const [verification] = readFragment(VerdictFragment, group.verifications).toSorted((a, b) =>
+    b.createdAt.localeCompare(a.createdAt),
+  );
   const again = reexecutions?.at(-1);
   if (verification === undefined)
     return (

@@ -1,10 +1,10 @@
 "use client";
 
-import { lazy, Suspense, useId, useState } from "react";
+import { useId, useState } from "react";
 import { useMutation } from "urql";
-import { failureOf } from "../../graphql/failure.ts";
 import { type FragmentOf, graphql, readFragment } from "../../graphql/graphql.ts";
 import { Button } from "../../ui/button.tsx";
+import { Confirm, preparesConfirm } from "../../ui/confirm.tsx";
 import { Section } from "../../ui/section.tsx";
 
 export const CaseDecisionFragment = graphql(`
@@ -24,9 +24,6 @@ const DecideCase = graphql(`
     }
   }
 `);
-
-const load = () => import("../../ui/dialog.tsx");
-const Dialog = lazy(async () => ({ default: (await load()).Dialog }));
 
 type Decision = "UPHELD" | "OVERTURNED";
 
@@ -90,7 +87,6 @@ export function CaseDecision({
     setReason("");
     onDecided();
   }
-  const prepare = () => void load().catch(() => {});
   return (
     <Section
       title="Decision"
@@ -115,55 +111,30 @@ export function CaseDecision({
         />
         <div className="mt-2 flex flex-wrap items-center gap-2">
           {state === "OPEN" ? (
-            <Button
-              disabled={!given}
-              onPointerEnter={prepare}
-              onFocus={prepare}
-              onClick={() => ask("UPHELD")}
-            >
+            <Button disabled={!given} {...preparesConfirm} onClick={() => ask("UPHELD")}>
               {decisions.UPHELD.button}
             </Button>
           ) : null}
-          <Button
-            tone="danger"
-            disabled={!given}
-            onPointerEnter={prepare}
-            onFocus={prepare}
-            onClick={() => ask("OVERTURNED")}
-          >
+          <Button tone="danger" disabled={!given} {...preparesConfirm} onClick={() => ask("OVERTURNED")}>
             {decisions.OVERTURNED.button}
           </Button>
           {given ? null : <span className="text-table text-subtle">Write a reason first.</span>}
         </div>
       </div>
       {asked === undefined ? null : (
-        <Suspense fallback={null}>
-          <Dialog
-            open={open}
-            onOpenChange={setOpen}
-            title={text.title}
-            description={text.description}
-            confirm={
-              <Button
-                size="regular"
-                tone={asked === "OVERTURNED" ? "danger" : "primary"}
-                disabled={fetching}
-                onClick={() => void confirm()}
-              >
-                {text.button}
-              </Button>
-            }
-          >
-            <blockquote className="max-h-40 overflow-y-auto border-l-2 border-line-strong pl-3 whitespace-pre-wrap text-muted wrap-anywhere">
-              {reason.trim()}
-            </blockquote>
-            {error ? (
-              <p role="alert" className="mt-2 text-table text-on-rejected-soft">
-                {failureOf(error).message}
-              </p>
-            ) : null}
-          </Dialog>
-        </Suspense>
+        <Confirm
+          open={open}
+          onOpenChange={setOpen}
+          {...text}
+          danger={asked === "OVERTURNED"}
+          busy={fetching}
+          error={error}
+          onConfirm={confirm}
+        >
+          <blockquote className="max-h-40 overflow-y-auto border-l-2 border-line-strong pl-3 whitespace-pre-wrap text-muted wrap-anywhere">
+            {reason.trim()}
+          </blockquote>
+        </Confirm>
       )}
     </Section>
   );

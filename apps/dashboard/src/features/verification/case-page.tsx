@@ -2,17 +2,15 @@
 
 import { Download, ShieldCheck } from "lucide-react";
 import Link from "next/link";
-import { useEffect } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql, type ResultOf } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { buttonClass } from "../../ui/button.tsx";
 import { CopyButton, Id } from "../../ui/copy.tsx";
 import { formatCredits, formatExact, formatReward, sentence, shortId } from "../../ui/format.ts";
 import { Figure, Section } from "../../ui/section.tsx";
-import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { RunPart } from "../runs/run-part.tsx";
 import { useApiAddress } from "../session/api-provider.tsx";
 import { CaseChecks, CaseChecksFragment } from "./case-checks.tsx";
 import { CaseDecision, CaseDecisionFragment } from "./case-decision.tsx";
@@ -92,24 +90,26 @@ const CasePageQuery = graphql(
 
 /** One rejected group and whether its rejection stands: the accusation, the numbers, what measuring again found, and the decision. */
 export function CasePage({ runId, caseId }: { runId: string; caseId: string }) {
-  const [{ data, error, fetching }, retry] = useSteadyQuery({
+  const [query, retry] = useSteadyQuery({
     query: CasePageQuery,
     variables: { id: caseId, run: runId },
   });
-  useEffect(() => {
-    document.title = `${shortId(caseId)} · Muster`;
-  }, [caseId]);
+  const { data } = query;
   const found = data?.node?.__typename === "Case" ? data.node : undefined;
-  if (data === undefined || found === undefined) {
-    if (error) return <Failed page failure={failureOf(error)} what="this case" retry={retry} />;
-    if (fetching || data === undefined) return <Loading what="the case" height={240} />;
-    return <NotFound page what="this case" />;
-  }
   return (
-    <>
-      {error ? <Partial retry={retry}>{failureOf(error).message} Some of it may be missing.</Partial> : null}
-      <Case found={found} run={data.run} roles={data.me.organizations} reload={retry} />
-    </>
+    <RunPart
+      id={caseId}
+      what="case"
+      query={query}
+      retry={retry}
+      part={found}
+      runId={runId}
+      tab={{ id: "verification", label: "Verification" }}
+    >
+      {(found) => (
+        <Case found={found} run={data?.run ?? null} roles={data?.me.organizations ?? []} reload={retry} />
+      )}
+    </RunPart>
   );
 }
 
@@ -131,15 +131,6 @@ function Case({
   const role = roles.find(({ organization }) => organization.id === run?.organization.id)?.role;
   return (
     <>
-      <nav aria-label="Breadcrumb" className="mb-1 text-table text-subtle">
-        <Link className="hover:underline" href={`/runs/${run?.id ?? ""}`}>
-          {run?.name ?? "Run"}
-        </Link>
-        {" / "}
-        <Link className="hover:underline" href={`/runs/${run?.id ?? ""}?tab=verification`}>
-          Verification
-        </Link>
-      </nav>
       <header>
         <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
           <CaseStateBadge state={found.state} />

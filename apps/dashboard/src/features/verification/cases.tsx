@@ -2,7 +2,6 @@
 
 import Link from "next/link";
 import { parseAsString, parseAsStringLiteral, useQueryStates } from "nuqs";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
@@ -10,8 +9,8 @@ import { Button } from "../../ui/button.tsx";
 import { shortId } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { Select } from "../../ui/select.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
-import { Cell, Head, Row, Table } from "../../ui/table.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
+import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 import { CaseStateWord, ConfirmedWord, caseStates, caseStateWord } from "./case-state.tsx";
@@ -77,11 +76,7 @@ export function Cases({ runId, touched }: { runId: string; touched: number }) {
         />
       }
     >
-      {error && data ? (
-        <Partial retry={retry}>{failureOf(error).message} The table may be out of date.</Partial>
-      ) : null}
-      {error && !data ? <Failed failure={failureOf(error)} what="the cases" retry={retry} /> : null}
-      {fetching && !data ? <Loading what="the cases" rows={4} /> : null}
+      <QueryState query={{ data, error, fetching }} retry={retry} what="the cases" rows={4} />
       {found && rows.length === 0 ? (
         <Empty
           title={state || after ? "No case matches" : "No group was rejected"}
@@ -155,14 +150,11 @@ export function Cases({ runId, touched }: { runId: string; touched: number }) {
           ))}
         </Table>
       ) : null}
-      {after || found?.pageInfo.hasNextPage ? (
-        <div className="mt-3 flex gap-2">
-          {after ? <Button onClick={() => void setUrl({ casesAfter: null })}>Newest</Button> : null}
-          {found?.pageInfo.hasNextPage ? (
-            <Button onClick={() => void setUrl({ casesAfter: found.pageInfo.endCursor })}>Older</Button>
-          ) : null}
-        </div>
-      ) : null}
+      <Pages
+        after={after}
+        next={found?.pageInfo.hasNextPage ? found.pageInfo.endCursor : null}
+        onChange={(cursor) => void setUrl({ casesAfter: cursor })}
+      />
     </Section>
   );
 }

@@ -1,18 +1,16 @@
 "use client";
 
 import { useState } from "react";
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
-import { Button } from "../../ui/button.tsx";
 import { Id } from "../../ui/copy.tsx";
 import { absent } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { Select } from "../../ui/select.tsx";
 import { StateWord, type Tone } from "../../ui/state-badge.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
-import { Cell, Head, Row, Table } from "../../ui/table.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
+import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 
@@ -51,7 +49,7 @@ const ProbesQuery = graphql(`
   }
 `);
 
-export const probePurposes: Record<string, { word: string; meaning: string }> = {
+const probePurposes: Record<string, { word: string; meaning: string }> = {
   REEXECUTION: {
     word: "Re-execution",
     meaning: "One of the organizer’s own validators measured again what another one had measured.",
@@ -110,11 +108,7 @@ export function Probes({ runId, touched }: { runId: string; touched: number }) {
         />
       }
     >
-      {error && data ? (
-        <Partial retry={retry}>{failureOf(error).message} The table may be out of date.</Partial>
-      ) : null}
-      {error && !data ? <Failed failure={failureOf(error)} what="the probes" retry={retry} /> : null}
-      {fetching && !data ? <Loading what="the probes" rows={4} /> : null}
+      <QueryState query={{ data, error, fetching }} retry={retry} what="the probes" rows={4} />
       {found && probes.length === 0 ? (
         <Empty title={outcome ? "No probe came out like this" : "No probe is decided yet"}>
           Every rejection and a secret share of accepted audits are measured a second time.
@@ -164,14 +158,11 @@ export function Probes({ runId, touched }: { runId: string; touched: number }) {
           ))}
         </Table>
       ) : null}
-      {after !== null || found?.pageInfo.hasNextPage ? (
-        <div className="mt-3 flex gap-2">
-          {after !== null ? <Button onClick={() => setAfter(null)}>Newest</Button> : null}
-          {found?.pageInfo.hasNextPage ? (
-            <Button onClick={() => setAfter(found.pageInfo.endCursor)}>Older</Button>
-          ) : null}
-        </div>
-      ) : null}
+      <Pages
+        after={after}
+        next={found?.pageInfo.hasNextPage ? found.pageInfo.endCursor : null}
+        onChange={setAfter}
+      />
     </Section>
   );
 }

@@ -1,13 +1,12 @@
 "use client";
 
-import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
 import { absent, formatCount } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { StateWord } from "../../ui/state-badge.tsx";
-import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
+import { Empty, QueryState } from "../../ui/states.tsx";
 import { Cell, Head, Row, Table } from "../../ui/table.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
@@ -66,11 +65,7 @@ export function Validators({ runId, touched }: { runId: string; touched: number 
       title="Validators"
       note="Watched by tasks that look like any other: re-executions, and groups whose measurement is known."
     >
-      {error && run ? (
-        <Partial retry={retry}>{failureOf(error).message} The table may be out of date.</Partial>
-      ) : null}
-      {error && !run ? <Failed failure={failureOf(error)} what="the validators" retry={retry} /> : null}
-      {fetching && !run ? <Loading what="the validators" rows={2} /> : null}
+      <QueryState query={{ data: run, error, fetching }} retry={retry} what="the validators" rows={2} />
       {run && validators.length === 0 ? (
         <Empty title="No node may measure in this run">
           Nothing can be accepted before a validator is granted:{" "}
