@@ -12,6 +12,7 @@ import { casesLoop } from "./verification/cases.ts";
 import { finalityLoop } from "./verification/finality.ts";
 import { auditChainLoop } from "./verification/record.ts";
 import { remeasureLoop } from "./verification/remeasure.ts";
+import { evidenceRetentionLoop } from "./verification/retention.ts";
 import { retroactiveLoop } from "./verification/retroactive.ts";
 import { trustedLoop } from "./verification/trusted.ts";
 import { unmeasuredLoop } from "./verification/unmeasured.ts";
@@ -35,5 +36,6 @@ export const allLoops: readonly Loop[] = [
   remeasureLoop,
   casesLoop,
   canaryLoop,
+  evidenceRetentionLoop,
   auditChainLoop,
 ];

@@ -52,6 +52,8 @@ const configSchema = z.object({
   socketsPerAddress: z.coerce.number().int().positive().default(1000),
   blobGraceSeconds: seconds(3600),
   eventRetentionDays: z.coerce.number().positive().default(30),
+  /** How long what was measured of a final group is kept at least. */
+  evidenceRetentionDays: z.coerce.number().positive().default(7),
   /**
    * Most database connections of this process, beside three of its own for notifications and leadership. A transaction waits for one
    * for ten seconds and is then refused as NOT_READY; more than a few per core of the database only make everyone slower.
@@ -59,6 +61,10 @@ const configSchema = z.object({
   poolSize: z.coerce.number().int().positive().default(10),
   /** Share of accepted audits that the organizer's own validators measure again. Of rejections they measure all. */
   reexecutionShare: z.coerce.number().min(0).max(1).default(0.05),
+  /** Most relays that pull from the coordinator, and from each relay. */
+  relayFanOut: z.coerce.number().int().min(1).max(64).default(4),
+  /** Whether relays may be on this machine or in its private network. Default: only when the coordinator itself is reached there. */
+  privateRelays: flag.optional(),
   /** Apply the database's migrations before anything else. */
   migrate: flag.default(false),
 });
@@ -88,8 +94,11 @@ const variables: Record<keyof Config, string> = {
   socketsPerAddress: "MUSTER_SOCKETS_PER_ADDRESS",
   blobGraceSeconds: "MUSTER_BLOB_GRACE_SECONDS",
   eventRetentionDays: "MUSTER_EVENT_RETENTION_DAYS",
+  evidenceRetentionDays: "MUSTER_EVIDENCE_RETENTION_DAYS",
   poolSize: "MUSTER_POOL_SIZE",
   reexecutionShare: "MUSTER_REEXECUTION_SHARE",
+  relayFanOut: "MUSTER_RELAY_FAN_OUT",
+  privateRelays: "MUSTER_PRIVATE_RELAYS",
   migrate: "MUSTER_MIGRATE",
 };
 
