@@ -1,13 +1,11 @@
 import { fromTypeId, toTypeId } from "@muster/protocol";
-import { auditChainFault, judgeEvidence, openEvidence } from "@muster/verification";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { settleCases } from "../src/verification/cases.ts";
 import { settleFinal } from "../src/verification/finality.ts";
-import { chainEntries } from "../src/verification/record.ts";
-import { openPacks, type Packs } from "./packkit.ts";
-import { eventsOf, plan, type TestRun } from "./runkit.ts";
-import { anonymous, type Caller, startTestServer, type TestServer } from "./testkit.ts";
+import { eventsOf, plan } from "./runkit.ts";
+import { anonymous, type Caller } from "./testkit.ts";
 import {
+  accused,
   balances,
   casesOf,
   claim,
@@ -15,34 +13,17 @@ import {
   grantValidator,
   groupOfId,
   hostile,
+  luck,
   measure,
   standing,
+  startWatching,
   submitMeasured,
   watchedRun,
 } from "./watchkit.ts";
 
 // An accusation, and what becomes of it.
 
-let server: TestServer;
-let packs: Packs;
-beforeAll(async () => {
-  server = await startTestServer();
-  packs = await openPacks(await watchedRun(server));
-});
-afterAll(async () => {
-  await packs[Symbol.asyncDispose]();
-  await server.stop();
-});
-
-const luck = "7".repeat(64);
-
-/** A run with one rejected group of a lucky draw and one honest one, and the case it opened. */
-async function accused(run: TestRun) {
-  const groups = await generate(server, run, packs, { luck });
-  await measure(server, run, packs, run.validator);
-  const cases = await casesOf(server, run);
-  return { groups, cases };
-}
+const { server, packs } = await startWatching();
 
 /** Moves a case's dispute window into the past. */
 const endWindow = (caseId: string) =>
@@ -68,7 +49,7 @@ const decide = (as: Caller, caseId: string, decision: string) =>
 describe("a rejected group", () => {
   test("opens a case, is measured again, and its rejection is upheld when the window is over and nobody objected", async () => {
     const run = await watchedRun(server);
-    const { groups, cases } = await accused(run);
+    const { groups, cases } = await accused(server, run, packs);
     expect(cases.length).toBe(groups.length);
     const [first] = cases;
     if (first === undefined) throw new Error("no case");
@@ -208,7 +189,7 @@ describe("the accused", () => {
   test("may object until the window ends; somebody else of the organizer's looks, then the organizer decides", async () => {
     const run = await watchedRun(server);
     const second = await grantValidator(server, run, await server.node(), true);
-    const { groups } = await accused(run);
+    const { groups } = await accused(server, run, packs);
     await measure(server, run, packs, second);
     const [open, other] = await casesOf(server, run);
     if (open === undefined || other === undefined) throw new Error("two cases were opened");
@@ -253,7 +234,7 @@ describe("the accused", () => {
 
   test("hears of it in its own stream and reads its case; others do not", async () => {
     const run = await watchedRun(server);
-    const { cases } = await accused(run);
+    const { cases } = await accused(server, run, packs);
     const [one] = cases;
     if (one === undefined) throw new Error("no case");
     const own = await server.prisma.event.findMany({ where: { stream: `node:${run.worker.id}` } });
@@ -272,7 +253,7 @@ describe("the accused", () => {
 
   test("is read beside what measuring again found, check by check, by the organization alone", async () => {
     const run = await watchedRun(server);
-    const { cases } = await accused(run);
+    const { cases } = await accused(server, run, packs);
     const [one] = cases;
     if (one === undefined) throw new Error("no case");
     type Reexecutions = { outcome: string; finding: { verdict: string; checks: { id: string }[] } | null }[];
@@ -296,7 +277,7 @@ describe("the accused", () => {
 
   test("is heard after a week even when the organizer never answers", async () => {
     const run = await watchedRun(server);
-    await accused(run);
+    await accused(server, run, packs);
     await measure(server, run, packs, run.validator);
     const [one] = await casesOf(server, run);
     if (one === undefined) throw new Error("no case");
@@ -314,7 +295,7 @@ describe("the accused", () => {
 describe("a quarantine", () => {
   test("is lifted by the organizer, who says why; its audits begin anew", async () => {
     const run = await watchedRun(server);
-    for (let i = 0; i < 2; i++) await accused(run);
+    for (let i = 0; i < 2; i++) await accused(server, run, packs);
     expect(await standing(server, run, run.worker)).toMatchObject({ state: "QUARANTINED" });
     const reinstate = (as: Caller) =>
       server.graphql<{ reinstateNode: { trust: string } }>(
@@ -338,90 +319,5 @@ describe("a quarantine", () => {
     });
     expect(entry.data).toMatchObject({ reason: "Its disk was broken." });
     expect((await generate(server, run, packs)).length).toBe(2);
-  });
-});
-
-describe("the audit log", () => {
-  test("is a chain from the first verdict to the last decision, and a change anywhere breaks it", async () => {
-    const run = await watchedRun(server);
-    await accused(run);
-    await measure(server, run, packs, run.validator);
-    const [one] = await casesOf(server, run);
-    if (one === undefined) throw new Error("no case");
-    await decide(run.organization.owner, one.id, "OVERTURNED");
-    while ((await chainEntries(server.services)) > 0);
-    type Entry = { seq: string; kind: string; subject: string; data: never; at: string; hash: string };
-    const { run: answer } = await server.ask<{
-      run: { auditLog: { edges: { node: Entry }[] }; auditHead: { seq: string; hash: string } };
-    }>(
-      `query($id: ID!) { run(id: $id) { auditHead { seq hash }
-        auditLog(first: 100) { edges { node { seq kind subject data at hash } } } } }`,
-      { id: run.typeId },
-      run.organization.owner,
-    );
-    const entries = answer.auditLog.edges.map(({ node }) => ({ ...node, seq: Number(node.seq) }));
-    expect(auditChainFault(run.typeId, entries)).toBeNull();
-    expect(answer.auditHead).toEqual({ seq: String(entries.length), hash: entries.at(-1)?.hash });
-    expect(new Set(entries.map(({ kind }) => kind))).toEqual(
-      new Set(["verdict.rejected", "case.opened", "probe.decided", "case.confirmed", "case.decided"]),
-    );
-    const changed = entries.map((entry, i) => (i === 1 ? { ...entry, kind: "verdict.accepted" } : entry));
-    expect(auditChainFault(run.typeId, changed)).toContain("Entry 2");
-    expect(auditChainFault(run.typeId, entries.toSpliced(1, 1))).toContain("Entry 2");
-    expect(auditChainFault((await watchedRun(server)).typeId, entries)).toContain("Entry 1");
-    await expect(
-      server.prisma.auditEntry.updateMany({ where: { runId: run.id, seq: 1n }, data: { kind: "x" } }),
-    ).rejects.toThrow(/append/);
-    const outsider = await server.organization();
-    const refused = await server.graphql(
-      "query($id: ID!) { run(id: $id) { auditHead { seq } } }",
-      { id: run.typeId },
-      outsider.owner,
-    );
-    expect(refused.data?.run ?? null).toBeNull();
-  });
-});
-
-describe("evidence", () => {
-  const fetchEvidence = (groupId: string, as: Caller) =>
-    fetch(`${server.url}/evidence/${toTypeId("group", groupId)}`, { headers: as.headers });
-
-  test("of a rejected group opens with the coordinator's published key and judges the same again, anywhere", async () => {
-    const run = await watchedRun(server);
-    const { groups, cases } = await accused(run);
-    const [groupId = ""] = groups;
-    expect(cases.map(({ evidence }) => evidence)).toContain(`/evidence/${toTypeId("group", groupId)}`);
-    const response = await fetchEvidence(groupId, run.organization.owner);
-    expect(response.status).toBe(200);
-    const evidence = openEvidence(new Uint8Array(await response.arrayBuffer()));
-    const { coordinator } = await server.ask<{ coordinator: { publicKey: string } }>(
-      "{ coordinator { publicKey } }",
-    );
-    expect(evidence.header.coordinator).toBe(coordinator.publicKey);
-    expect(evidence.header.worker).toMatchObject({
-      node: run.worker.typeId,
-      publicKey: run.worker.publicKey,
-    });
-    expect(evidence.header.validator).toMatchObject({ node: run.validator.typeId });
-    expect(evidence.checkpoint).not.toBeNull();
-    const judged = judgeEvidence(evidence);
-    expect(judged.differences).toEqual([]);
-    expect(judged.decision.verdict).toBe("REJECTED");
-  });
-
-  test("is for the organizer, and for the node that made the group once it is decided; for nobody else", async () => {
-    const run = await watchedRun(server);
-    const [groupId = ""] = await generate(server, run, packs);
-    expect((await fetchEvidence(groupId, run.organization.owner)).status).toBe(200);
-    expect((await fetchEvidence(groupId, run.worker)).status).toBe(403);
-    await measure(server, run, packs, run.validator);
-    expect((await fetchEvidence(groupId, run.worker)).status).toBe(200);
-    expect((await fetchEvidence(groupId, run.validator)).status).toBe(404);
-    expect((await fetchEvidence(groupId, await server.node())).status).toBe(404);
-    expect((await fetchEvidence(groupId, (await server.organization()).owner)).status).toBe(404);
-    expect((await fetchEvidence(groupId, anonymous)).status).toBe(401);
-    expect((await fetch(`${server.url}/evidence/nonsense`, { headers: run.worker.headers })).status).toBe(
-      400,
-    );
   });
 });

@@ -24,7 +24,7 @@ export type Packs = AsyncDisposable & {
 };
 
 /** Opens the policy of a run at version 0; it serves every run of the same model. */
-export async function openPacks(run: TestRun): Promise<Packs> {
+export async function openPacks(run: Pick<TestRun, "spec">): Promise<Packs> {
   const model: ModelConfig = modelOf(run.spec);
   const policy = await Policy.open({ model, providers: ["cpu"] });
   await policy.load(weightsOf(model, 0));

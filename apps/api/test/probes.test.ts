@@ -1,16 +1,15 @@
 import { createHash } from "node:crypto";
 import { canonicalJson, decodeBlindPack, toTypeId, verifyPayloadSchema } from "@muster/protocol";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Lease } from "../src/tasks/claim.ts";
 import { expireLeases } from "../src/tasks/expiry.ts";
 import { openCanaries } from "../src/verification/canaries.ts";
-import { canaryRate, firstTasks, nextCanary } from "../src/verification/canary.ts";
+import { firstTasks } from "../src/verification/canary.ts";
 import { onVerifyFailed } from "../src/verification/inconclusive.ts";
 import { openReexecutions } from "../src/verification/reexecution.ts";
 import { settleUnmeasured } from "../src/verification/unmeasured.ts";
-import { openPacks, type Packs } from "./packkit.ts";
 import { eventsOf, type TestRun } from "./runkit.ts";
-import { startTestServer, type TestNode, type TestServer } from "./testkit.ts";
+import { startTestServer, type TestNode } from "./testkit.ts";
 import {
   blindEye,
   claim,
@@ -20,27 +19,18 @@ import {
   type Habit,
   honest,
   hostile,
+  luck,
   malformed,
   measure,
   standing,
+  startWatching,
   submitMeasured,
   watchedRun,
 } from "./watchkit.ts";
 
 // Validators are strangers too: what they measure is measured again, and now and then they are given what is known.
 
-let server: TestServer;
-let packs: Packs;
-beforeAll(async () => {
-  server = await startTestServer();
-  packs = await openPacks(await watchedRun(server));
-});
-afterAll(async () => {
-  await packs[Symbol.asyncDispose]();
-  await server.stop();
-});
-
-const luck = "7".repeat(64);
+const { server, packs } = await startWatching();
 
 /** Has the organizer's own validator measure something nobody else has seen: what canaries are made of. */
 async function makeKnown(run: TestRun, tasks = 2): Promise<void> {
@@ -248,11 +238,9 @@ describe("an honest validator", () => {
   test("is not asked to re-execute: that is for the organizer's own", async () => {
     const run = await watchedRun(server);
     const stranger = await grantValidator(server, run, await server.node());
-    const [groupId = ""] = await generate(server, run, packs, { luck });
-    const [lease] = await claim(server, run, run.validator, "VERIFY");
-    if (lease === undefined) throw new Error("no VERIFY task");
-    await submitMeasured(server, run, packs, run.validator, [lease]);
-    const probe = await server.prisma.probe.findFirstOrThrow({ where: { groupId } });
+    await generate(server, run, packs, { luck });
+    await measure(server, run, packs, run.validator, { max: 1 });
+    const probe = await server.prisma.probe.findFirstOrThrow({ where: { runId: run.id } });
     expect(probe).toMatchObject({ purpose: "REEXECUTION", outcome: null });
     const taken = await claim(server, run, stranger, "VERIFY", 16);
     expect(taken.map(({ taskId }) => taskId)).not.toContain(probe.taskId);
@@ -273,10 +261,11 @@ describe("an honest validator", () => {
 describe("one of the organizer's own that disagrees", () => {
   test("is reported and goes on; the group is measured once more", async () => {
     const run = await watchedRun(server, {}, { own: false });
-    const [groupId = ""] = await generate(server, run, packs, { luck });
+    await generate(server, run, packs, { luck });
     await measure(server, run, packs, run.validator, { max: 1, habit: blindEye });
+    const verification = await server.prisma.verification.findFirstOrThrow({ where: { runId: run.id } });
+    const { groupId } = verification;
     expect(await groupOfId(server, groupId)).toMatchObject({ state: "ACCEPTED" });
-    const verification = await server.prisma.verification.findFirstOrThrow({ where: { groupId } });
     const group = await groupOfId(server, groupId);
     if ((await server.prisma.probe.count({ where: { groupId } })) === 0)
       await server.prisma.$transaction((tx) => openReexecutions(tx, run.id, [{ group, verification }]));
@@ -367,41 +356,5 @@ describe("a validator's own trouble", () => {
     const told = await eventsOf(server, run, "validator.missing");
     expect(told.map(({ data }) => data)).toMatchObject([{ waiting: groups.length }]);
     expect(await expireLeases(server.ctx())).toBe(0);
-  });
-});
-
-describe("the times of canaries", () => {
-  const key = new Uint8Array(32).fill(7);
-  const validators = Array.from({ length: 100 }, (_, i) => `validator ${i}`);
-
-  test("bring both kinds within the first tasks, for everyone", () => {
-    for (const validator of validators) {
-      const [first, second] = [nextCanary(key, validator, 0), nextCanary(key, validator, 1)];
-      expect(first.at).toBeGreaterThanOrEqual(1);
-      expect(second.at).toBeGreaterThan(first.at);
-      expect(second.at).toBeLessThanOrEqual(firstTasks);
-      expect(new Set([first.purpose, second.purpose]).size).toBe(2);
-    }
-  });
-
-  test("come at the documented rate afterwards, half of them bad, rising and never together", () => {
-    let bad = 0;
-    let tasks = 0;
-    const each = 20;
-    for (const validator of validators) {
-      let previous = nextCanary(key, validator, 1).at;
-      for (let issued = 2; issued < 2 + each; issued++) {
-        const { at, purpose } = nextCanary(key, validator, issued);
-        expect(at).toBeGreaterThan(previous);
-        previous = at;
-        if (purpose === "CANARY_BAD") bad++;
-      }
-      tasks += previous - firstTasks;
-    }
-    const canaries = validators.length * each;
-    // 2,000 draws of a fixed key: four standard deviations are 9 % of the mean gap and 4.5 % of the share.
-    expect(canaries / tasks).toBeGreaterThan(canaryRate * 0.91);
-    expect(canaries / tasks).toBeLessThan(canaryRate * 1.1);
-    expect(Math.abs(bad / canaries - 0.5)).toBeLessThan(0.045);
   });
 });

@@ -14,9 +14,12 @@ import {
   generatePayloadSchema,
   groupAdvantages,
   heldOutExample,
+  type Manifest,
   newId,
+  parseManifest,
   parseRunSpec,
   type RunSpec,
+  shardsRoot,
   submissionBytes,
   toTypeId,
   trainPayloadSchema,
@@ -99,10 +102,12 @@ export async function startRun(
     start,
   });
   if (outcome.kind !== "created") throw new Error(outcome.message);
-  const [trainer, validator, worker] = [await server.node(), await server.node(), await server.node()];
-  await grant(server, outcome.runId, trainer, "TRAINER");
-  await grant(server, outcome.runId, validator, "VALIDATOR");
-  await grant(server, outcome.runId, validator, "EVALUATOR");
+  const [trainer, validator, worker] = await Promise.all([server.node(), server.node(), server.node()]);
+  await Promise.all([
+    grant(server, outcome.runId, trainer, "TRAINER"),
+    grant(server, outcome.runId, validator, "VALIDATOR"),
+    grant(server, outcome.runId, validator, "EVALUATOR"),
+  ]);
   return {
     id: outcome.runId,
     typeId: toTypeId("run", outcome.runId),
@@ -148,6 +153,32 @@ export async function trainStep(server: TestServer, run: TestRun): Promise<void>
   await plan(server, run);
 }
 
+/** Trains until the run has done so many steps. */
+export async function trainTo(server: TestServer, run: TestRun, steps: number): Promise<void> {
+  while ((await runRow(server, run)).step < steps) {
+    if ((await countTasks(server, run, "TRAIN")).OPEN !== undefined) await trainStep(server, run);
+    else await acceptTask(server, run, [signal, signal]);
+    await plan(server, run);
+  }
+}
+
+/** A run whose batch 1 is sealed. */
+export async function sealedRun(server: TestServer, over: SpecOverrides = {}): Promise<TestRun> {
+  const run = await startRun(server, over);
+  await publishBase(server, run);
+  while ((await countTasks(server, run, "TRAIN")).OPEN === undefined) {
+    await acceptTask(server, run, [signal, signal]);
+    await plan(server, run);
+  }
+  return run;
+}
+
+export const runRow = (server: TestServer, run: { id: string }) =>
+  server.prisma.run.findUniqueOrThrow({ where: { id: run.id } });
+
+export const groupState = async (server: TestServer, id: string | undefined) =>
+  (await server.prisma.group.findUniqueOrThrow({ where: { id: id ?? "" } })).state;
+
 export type StepFault = {
   /** Edits the flat weights. */
   weights?: (flat: Float32Array) => void;
@@ -157,6 +188,8 @@ export type StepFault = {
   signer?: TestNode;
   /** Leaves the shards out. */
   withoutShards?: boolean;
+  /** Describes what changed since the parent, and then edits that before it is signed; what is put in its place is uploaded, too. */
+  delta?: (delta: NonNullable<Manifest["delta"]>) => { delta: Manifest["delta"]; blobs?: Uint8Array[] };
   config?: (config: Record<string, unknown>) => void;
   state?: "nan" | "short";
   metrics?: unknown;
@@ -196,7 +229,9 @@ export async function prepareStep(
     fault.config(parsed);
     config = new TextEncoder().encode(JSON.stringify(parsed));
   }
+  const from = fault.delta === undefined || step === null ? null : await parentOf(server, step.manifest);
   const built = buildManifest({
+    ...(from ? { from } : {}),
     run: run.typeId,
     version,
     parent,
@@ -214,12 +249,18 @@ export async function prepareStep(
     ],
     shardBytes: 4096,
   });
+  const edited =
+    built.manifest.delta === null ? undefined : fault.delta?.(structuredClone(built.manifest.delta));
+  const unsigned = { ...built.manifest, ...(edited ? { delta: edited.delta } : {}) };
   const signer = fault.signer ?? run.trainer;
-  const checkpoint = await signManifest(built.manifest, (bytes) => Buffer.from(signer.sign(bytes), "hex"));
+  const checkpoint = await signManifest({ ...unsigned, root: shardsRoot(unsigned) }, (bytes) =>
+    Buffer.from(signer.sign(bytes), "hex"),
+  );
   const total = flat.length;
   const state = stateBytes(fault.state === "short" ? total - 1 : total, version, fault.state === "nan");
   if (fault.withoutShards !== true)
-    for (const shard of built.shards) await put(server, run.trainer, lease, "SHARD", shard.bytes);
+    await Promise.all(built.shards.map(({ bytes }) => put(server, run.trainer, lease, "SHARD", bytes)));
+  for (const blob of edited?.blobs ?? []) await put(server, run.trainer, lease, "SHARD", blob);
   const manifest = await put(server, run.trainer, lease, "MANIFEST", checkpoint.bytes);
   return {
     taskId: lease.taskId,
@@ -230,6 +271,15 @@ export async function prepareStep(
     metrics: fault.metrics ?? { loss: 0.5, entropy: 1.25, gradNorm: 0.75, learningRate: 1e-3 },
     cpuSeconds: 2,
   };
+}
+
+async function parentOf(server: TestServer, hash: string) {
+  const { blobs } = server.ctx();
+  const manifest = parseManifest(await blobs.read(hash));
+  const shards = manifest.files.find(({ name }) => name === "model.safetensors")?.shards ?? [];
+  const parts: Uint8Array[] = [];
+  for (const { sha256 } of shards) parts.push(await blobs.read(sha256));
+  return { manifest, manifestHash: hash, weights: Buffer.concat(parts) };
 }
 
 /** PUTs a blob under a lease over HTTP. Returns its hash. */

@@ -1,48 +1,14 @@
-import {
-  environment,
-  exampleSeed,
-  generatePayloadSchema,
-  toTypeId,
-  trainPayloadSchema,
-} from "@muster/protocol";
-import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { toTypeId } from "@muster/protocol";
+import { afterAll, describe, expect, test } from "vitest";
 import { budgetAvailable } from "../src/ledger/ledger.ts";
 import { createRun, fundRun, reviseRun } from "../src/runs/create-run.ts";
 import { cancelRun, pauseRun, resumeRun, runTransitions } from "../src/runs/lifecycle.ts";
-import { plannerLoop } from "../src/runs/planner.ts";
 import { claimTasks } from "../src/tasks/claim.ts";
-import { expiryLoop } from "../src/tasks/expiry.ts";
-import { failTask, openTask } from "../src/tasks/lease.ts";
-import { settleFinal } from "../src/verification/finality.ts";
-import {
-  acceptLease,
-  acceptTask,
-  allRight,
-  allWrong,
-  batchPack,
-  claim,
-  countTasks,
-  evaluate,
-  eventsOf,
-  plan,
-  publishBase,
-  signal,
-  smallSpec,
-  startRun,
-  type TestRun,
-  trainStep,
-} from "./runkit.ts";
-import { startTestServer, type TestOrganization, type TestServer } from "./testkit.ts";
+import { claim, countTasks, eventsOf, plan, publishBase, runRow, smallSpec, startRun } from "./runkit.ts";
+import { startTestServer, type TestOrganization } from "./testkit.ts";
 
-let server: TestServer;
-beforeAll(async () => {
-  server = await startTestServer();
-});
+const server = await startTestServer();
 afterAll(() => server.stop());
-
-const runRow = (run: { id: string }) => server.prisma.run.findUniqueOrThrow({ where: { id: run.id } });
-const groupState = async (id: string | undefined) =>
-  (await server.prisma.group.findUniqueOrThrow({ where: { id: id ?? "" } })).state;
 
 describe("creating a run", () => {
   const create = `mutation($input: CreateRunInput!) { createRun(input: $input) {
@@ -173,9 +139,9 @@ describe("controlling a run", () => {
     expect(await countTasks(server, run, "BASE")).toEqual({});
     await resumeRun(owner, { runId: run.id });
     await pauseRun(owner, { runId: run.id, reason: "lunch" });
-    expect(await runRow(run)).toMatchObject({ state: "PAUSED", stateReason: "lunch" });
+    expect(await runRow(server, run)).toMatchObject({ state: "PAUSED", stateReason: "lunch" });
     await resumeRun(owner, { runId: run.id });
-    expect(await runRow(run)).toMatchObject({ state: "RUNNING", stateReason: null });
+    expect(await runRow(server, run)).toMatchObject({ state: "RUNNING", stateReason: null });
     expect(await countTasks(server, run, "BASE")).toEqual({ OPEN: 1 });
     await expect(resumeRun(owner, { runId: run.id })).rejects.toMatchObject({ code: "STATE_CONFLICT" });
   });
@@ -190,7 +156,7 @@ describe("controlling a run", () => {
       { input: { run: run.typeId, reason: "enough" } },
       run.organization.owner,
     );
-    expect(await runRow(run)).toMatchObject({
+    expect(await runRow(server, run)).toMatchObject({
       state: "CANCELLED",
       stateReason: "enough",
       endedAt: expect.any(Date),
@@ -202,7 +168,7 @@ describe("controlling a run", () => {
     for (const change of [resumeRun, pauseRun, cancelRun])
       await expect(change(owner, { runId: run.id })).rejects.toMatchObject({ code: "STATE_CONFLICT" });
     await plan(server, run);
-    expect((await runRow(run)).state).toBe("CANCELLED");
+    expect((await runRow(server, run)).state).toBe("CANCELLED");
   });
 
   test("funding adds to the budget, once a key", async () => {
@@ -227,7 +193,7 @@ describe("controlling a run", () => {
       kind: "created",
       runId: run.id,
     });
-    expect(await runRow(run)).toMatchObject({ revision: 2, stepLimit: 7, open: false });
+    expect(await runRow(server, run)).toMatchObject({ revision: 2, stepLimit: 7, open: false });
     const revisions = await server.prisma.runRevision.findMany({
       where: { runId: run.id },
       orderBy: { number: "asc" },
@@ -252,14 +218,14 @@ describe("controlling a run", () => {
         issues: [{ path: "generation.groupSize" }, { path: "generation.sampling" }],
       },
     );
-    expect((await runRow(run)).revision).toBe(2);
+    expect((await runRow(server, run)).revision).toBe(2);
   });
 
   test("a run past its deadline ends", async () => {
     const run = await startRun(server);
     await server.prisma.run.update({ where: { id: run.id }, data: { deadlineAt: new Date(Date.now() - 1) } });
     await plan(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "COMPLETED", stateReason: "DEADLINE" });
+    expect(await runRow(server, run)).toMatchObject({ state: "COMPLETED", stateReason: "DEADLINE" });
     expect(await countTasks(server, run, "BASE")).toEqual({ CANCELLED: 1 });
   });
 
@@ -269,434 +235,6 @@ describe("controlling a run", () => {
         .filter(([, to]) => to.length === 0)
         .map(([state]) => state),
     ).toEqual(["COMPLETED", "CANCELLED", "FAILED"]);
-  });
-});
-
-describe("planning", () => {
-  test("opens what the batch at hand and asyncLevel − 1 further ones need, and never more", async () => {
-    for (const [asyncLevel, tasks] of [
-      [1, 2],
-      [2, 4],
-      [3, 6],
-    ] as const) {
-      const run = await startRun(server, { batch: { asyncLevel }, limits: { steps: 10 } });
-      await publishBase(server, run);
-      await Promise.all([plan(server, run), plan(server, run), plan(server, run)]);
-      expect(await countTasks(server, run, "GENERATE")).toEqual({ OPEN: tasks });
-    }
-  });
-
-  test("needs no tasks beyond the last batch", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 3 }, limits: { steps: 1 } });
-    await publishBase(server, run);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ OPEN: 2 });
-  });
-
-  test("a GENERATE task names the newest version and the examples that its own id decides", async () => {
-    const run = await startRun(server);
-    await publishBase(server, run);
-    const lease = await claim(server, run, run.worker, "GENERATE");
-    const payload = generatePayloadSchema.parse(lease.payload);
-    const checkpoint = await server.prisma.checkpoint.findFirstOrThrow({ where: { runId: run.id } });
-    const env = environment(run.spec.environment);
-    const prompts = [0, 1].map((group) =>
-      env.tokenizer.encode(
-        env.example(exampleSeed(run.spec.seed, toTypeId("task", lease.taskId), group), "train").prompt,
-      ),
-    );
-    expect(payload).toEqual({
-      kind: "GENERATE",
-      seed: run.spec.seed,
-      manifest: checkpoint.manifestHash,
-      prompts,
-      groupSize: 2,
-      maxOutputTokens: 7,
-      sampling: run.spec.generation.sampling,
-      form: "f32",
-      topK: 128,
-    });
-    expect(lease).toMatchObject({ policyVersion: 0, manifestHash: checkpoint.manifestHash });
-  });
-
-  test("accepted groups fill the batch in the order they were decided; it seals when it is full and TRAIN opens", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 2 } });
-    await publishBase(server, run);
-    const first = await acceptTask(server, run, [signal, allRight]);
-    await plan(server, run);
-    const filling = await server.prisma.batch.findFirstOrThrow({ where: { runId: run.id } });
-    expect(filling).toMatchObject({ step: 1, state: "FILLING", signalGroups: 1, settledGroups: 2 });
-    expect([await groupState(first[0]), await groupState(first[1])]).toEqual(["ACCEPTED", "SET_ASIDE"]);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ DONE: 1, OPEN: 3 });
-
-    const second = await acceptTask(server, run, [signal, signal]);
-    await plan(server, run);
-    expect(await server.prisma.batch.findUniqueOrThrow({ where: { id: filling.id } })).toMatchObject({
-      state: "SEALED",
-      signalGroups: 3,
-      settledGroups: 4,
-    });
-    const pack = await batchPack(server, run, 1);
-    expect(pack.header).toEqual({
-      kind: "batch",
-      version: 1,
-      run: run.typeId,
-      step: 1,
-      batch: toTypeId("batch", filling.id),
-    });
-    const groups = [first[0], second[0], second[1]].map((id) => toTypeId("group", id ?? ""));
-    expect(pack.rollouts.map((rollout) => rollout.group)).toEqual(groups.flatMap((id) => [id, id]));
-    // Tokens are the worker's, log-probabilities the validator's (−group − 1, −rollout − 1), advantages and rewards our own.
-    const last = pack.rollouts[5];
-    expect([...(last?.tokens ?? [])]).toEqual([3, environment(run.spec.environment).tokenizer.eos]);
-    expect([...(last?.logprobs ?? [])]).toEqual([-2, -2]);
-    expect(pack.rollouts.map((rollout) => rollout.reward)).toEqual([1, 0, 1, 0, 1, 0]);
-    expect(pack.rollouts[0]?.advantage).toBeCloseTo(0.5 / (0.5 + 1e-4), 5);
-
-    const train = await claim(server, run, run.trainer, "TRAIN");
-    const [checkpoint, sealed] = await Promise.all([
-      server.prisma.checkpoint.findFirstOrThrow({ where: { runId: run.id } }),
-      server.prisma.batch.findUniqueOrThrow({ where: { id: filling.id } }),
-    ]);
-    expect(trainPayloadSchema.parse(train.payload)).toEqual({
-      kind: "TRAIN",
-      reference: null,
-      temperature: 1,
-      step: 1,
-      totalSteps: 2,
-      version: 1,
-      manifest: checkpoint.manifestHash,
-      state: checkpoint.stateHash,
-      batch: sealed.packHash,
-      training: run.spec.training,
-    });
-    const blob = await fetch(`${server.url}/blobs/${sealed.packHash}`, { headers: run.trainer.headers });
-    expect(blob.status).toBe(200);
-    expect(
-      (await fetch(`${server.url}/blobs/${sealed.packHash}`, { headers: run.worker.headers })).status,
-    ).toBe(404);
-    expect((await eventsOf(server, run, "batch.sealed"))[0]?.data).toMatchObject({
-      step: 1,
-      signalGroups: 3,
-      settledGroups: 4,
-      lag: { "0": 3 + 1 },
-    });
-  });
-
-  test("a group that is too old is STALE; one that is older than anyone looks for waits in no batch", async () => {
-    const run = await startRun(server);
-    await publishBase(server, run);
-    const groups = await acceptTask(server, run, [signal, signal]);
-    // As if twenty steps had gone by: lag 1 is allowed, and eight versions beyond are looked at.
-    await server.prisma.batch.updateMany({ where: { runId: run.id }, data: { step: 20 } });
-    for (const [i, policyVersion] of [10, 9].entries())
-      await server.prisma.group.update({ where: { id: groups[i] ?? "" }, data: { policyVersion } });
-    await plan(server, run);
-    expect(await Promise.all(groups.map(groupState))).toEqual(["STALE", "ACCEPTED"]);
-    expect(await server.prisma.batchGroup.count({ where: { groupId: { in: groups } } })).toBe(0);
-  });
-
-  test("the batch that a run ends in is given up: its groups are accepted, in no batch, and paid", async () => {
-    const run = await startRun(server, { disputeWindowSeconds: 0 });
-    await publishBase(server, run);
-    const groups = await acceptTask(server, run, [signal, allRight]);
-    await plan(server, run);
-    expect(await Promise.all(groups.map(groupState))).toEqual(["ACCEPTED", "SET_ASIDE"]);
-    await server.ask(
-      "mutation($input: RunInput!) { cancelRun(input: $input) { state } }",
-      { input: { run: run.typeId } },
-      run.organization.owner,
-    );
-    expect(await server.prisma.batch.count({ where: { runId: run.id } })).toBe(0);
-    expect(await Promise.all(groups.map(groupState))).toEqual(["ACCEPTED", "ACCEPTED"]);
-    expect((await eventsOf(server, run, "group.decided")).at(-1)?.data).toMatchObject({
-      state: "ACCEPTED",
-      reason: "The run ended before batch 1 was sealed.",
-    });
-    await settleFinal(server.ctx());
-    expect(await server.prisma.group.count({ where: { runId: run.id, finalAt: { not: null } } })).toBe(
-      groups.length,
-    );
-  });
-
-  test("the batch after a sealed one fills while it is trained, and seals only then", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 2 } });
-    await publishBase(server, run);
-    for (let i = 0; i < 4; i++) await acceptTask(server, run, [signal, signal]);
-    await plan(server, run);
-    const states = async () =>
-      (await server.prisma.batch.findMany({ where: { runId: run.id }, orderBy: { step: "asc" } })).map(
-        (batch) => [batch.state, batch.settledGroups],
-      );
-    expect(await states()).toEqual([
-      ["SEALED", 4],
-      ["FILLING", 4],
-    ]);
-    await plan(server, run);
-    expect(await states()).toEqual([
-      ["SEALED", 4],
-      ["FILLING", 4],
-    ]);
-    await trainStep(server, run);
-    expect(await states()).toEqual([
-      ["TRAINED", 4],
-      ["SEALED", 4],
-    ]);
-    const lags = await server.prisma.batchGroup.groupBy({
-      by: ["policyLag"],
-      where: { batch: { runId: run.id } },
-      _count: true,
-      orderBy: { policyLag: "asc" },
-    });
-    expect(lags.map((row) => [row.policyLag, row._count])).toEqual([
-      [0, 4],
-      [1, 4],
-    ]);
-  });
-
-  test("seals at signalGroups with signal, before settledGroups are settled", async () => {
-    const run = await startRun(server, { batch: { signalGroups: 2, settledGroups: 8 } });
-    await publishBase(server, run);
-    // As long as every group has had signal, two are expected to do.
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ OPEN: 1 });
-    await acceptTask(server, run, [allWrong, signal]);
-    await plan(server, run);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ DONE: 1, OPEN: 1 });
-    await acceptTask(server, run, [signal, signal]);
-    await plan(server, run);
-    expect(await server.prisma.batch.findFirstOrThrow({ where: { runId: run.id, step: 1 } })).toMatchObject({
-      state: "SEALED",
-      signalGroups: 2,
-      settledGroups: 3,
-    });
-  });
-
-  test("a group whose policy is too old is STALE and takes no place", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 2 }, limits: { steps: 10 } });
-    await publishBase(server, run);
-    const slow = await server.node();
-    const late = await claim(server, run, slow, "GENERATE");
-    while ((await runRow(run)).step < 3) {
-      if ((await countTasks(server, run, "TRAIN")).OPEN !== undefined) await trainStep(server, run);
-      else await acceptTask(server, run, [signal, signal]);
-      await plan(server, run);
-    }
-    const before = await server.prisma.batch.findFirstOrThrow({ where: { runId: run.id, state: "FILLING" } });
-    const ids = await acceptLease(server, { ...run, worker: slow }, late, [signal, signal]);
-    await plan(server, run);
-    expect([await groupState(ids[0]), await groupState(ids[1])]).toEqual(["STALE", "STALE"]);
-    expect((await server.prisma.group.findUniqueOrThrow({ where: { id: ids[0] ?? "" } })).reason).toBe(
-      "Its policy would be 3 versions behind when batch 4 is sealed; at most 2 are allowed.",
-    );
-    expect(await server.prisma.batchGroup.count({ where: { groupId: { in: ids } } })).toBe(0);
-    expect(await server.prisma.batch.findUniqueOrThrow({ where: { id: before.id } })).toMatchObject({
-      step: 4,
-      settledGroups: before.settledGroups,
-    });
-    const decided = (await eventsOf(server, run, "group.decided")).map((event) => event.data);
-    expect(decided.filter((data) => (data as { state: string }).state === "STALE")).toHaveLength(2);
-  });
-
-  test("open tasks whose groups could only be stale are cancelled", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 1 }, limits: { steps: 5 } });
-    await publishBase(server, run);
-    const [old] = await server.prisma.task.findMany({ where: { runId: run.id, kind: "GENERATE" }, take: 1 });
-    await server.prisma.task.update({ where: { id: old?.id ?? "" }, data: { policyVersion: -2 } });
-    await plan(server, run);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ OPEN: 2, CANCELLED: 1 });
-  });
-
-  test("planning at once from several places places every group once", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 2 } });
-    await publishBase(server, run);
-    for (let i = 0; i < 2; i++) await acceptTask(server, run, [signal, signal]);
-    await Promise.all(Array.from({ length: 5 }, () => plan(server, run)));
-    expect(await server.prisma.batchGroup.count({ where: { batch: { runId: run.id } } })).toBe(4);
-    expect(await countTasks(server, run, "TRAIN")).toEqual({ OPEN: 1 });
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ DONE: 2, OPEN: 2 });
-    expect(await eventsOf(server, run, "batch.sealed")).toHaveLength(1);
-  });
-
-  test("a failed GENERATE task is replaced", async () => {
-    const run = await startRun(server);
-    await publishBase(server, run);
-    const [task] = await server.prisma.task.findMany({ where: { runId: run.id, kind: "GENERATE" }, take: 1 });
-    await server.prisma.$transaction((tx) => failTask(tx, { id: task?.id ?? "" }, "made to"));
-    await plan(server, run);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ FAILED: 1, OPEN: 2 });
-  });
-
-  test("a run whose BASE failed is FAILED, with the reason", async () => {
-    const run = await startRun(server);
-    const [task] = await server.prisma.task.findMany({ where: { runId: run.id } });
-    await server.prisma.$transaction((tx) => failTask(tx, { id: task?.id ?? "" }, "out of memory"));
-    await plan(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "FAILED", stateReason: "BASE_FAILED: out of memory" });
-  });
-
-  test("a budget that does not cover the next task pauses the run; funded and resumed it goes on", async () => {
-    const run = await startRun(server, {}, { credits: 100n });
-    await publishBase(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "PAUSED", stateReason: "BUDGET_EXHAUSTED" });
-    expect(await countTasks(server, run, "GENERATE")).toEqual({});
-    const owner = server.ctx(run.organization.owner);
-    await fundRun(owner, { runId: run.id, credits: 1_000_000n });
-    await resumeRun(owner, { runId: run.id });
-    await plan(server, run);
-    expect(await countTasks(server, run, "GENERATE")).toEqual({ OPEN: 2 });
-  });
-
-  test("progress is told in absolute numbers, and only when there is some", async () => {
-    const run = await startRun(server);
-    await publishBase(server, run);
-    await acceptTask(server, run, [signal, allRight]);
-    await plan(server, run);
-    const events = await eventsOf(server, run, "run.progress");
-    expect(events.at(-1)?.data).toEqual({
-      step: 0,
-      stepLimit: 2,
-      version: 0,
-      batchStep: 1,
-      signalGroups: 1,
-      settledGroups: 2,
-      groups: { ACCEPTED: 1, SET_ASIDE: 1 },
-      tasks: { "GENERATE.OPEN": 1 },
-    });
-    await plan(server, run);
-    expect(await eventsOf(server, run, "run.progress")).toHaveLength(events.length);
-  });
-
-  test("the loop plans the run that was nudged", async () => {
-    const [nudged, other] = [await startRun(server), await startRun(server)];
-    // The clock stands still: a second later every run would be planned.
-    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() });
-    onTestFinished(() => void vi.useRealTimers());
-    await plannerLoop.run(server.ctx(), { topics: new Set(), signal: new AbortController().signal });
-    for (const run of [nudged, other])
-      await server.prisma.run.update({ where: { id: run.id }, data: { deadlineAt: new Date(0) } });
-    const turn = { topics: new Set([`run:${nudged.id}` as const]), signal: new AbortController().signal };
-    await plannerLoop.run(server.ctx(), turn);
-    expect([(await runRow(nudged)).state, (await runRow(other)).state]).toEqual(["COMPLETED", "RUNNING"]);
-    await plannerLoop.run(server.ctx(), { ...turn, topics: new Set() });
-    expect((await runRow(other)).state).toBe("COMPLETED");
-  });
-});
-
-describe("the end", () => {
-  async function trainAll(run: TestRun): Promise<void> {
-    while ((await runRow(run)).step < run.spec.limits.steps) {
-      if ((await countTasks(server, run, "TRAIN")).OPEN !== undefined) await trainStep(server, run);
-      else await acceptTask(server, run, [signal, signal]);
-      await plan(server, run);
-    }
-  }
-
-  test("after the last step the last version is evaluated, and then the run is COMPLETED", async () => {
-    const run = await startRun(server, { batch: { asyncLevel: 2 } });
-    await publishBase(server, run);
-    await trainAll(run);
-    await plan(server, run);
-    expect(await runRow(run)).toMatchObject({
-      state: "RUNNING",
-      stateReason: "STEPS",
-      step: 2,
-      currentVersion: 2,
-      endedAt: null,
-    });
-    expect((await countTasks(server, run, "GENERATE")).OPEN).toBeUndefined();
-    const lease = await claim(server, run, run.validator, "EVALUATE");
-    expect(lease.policyVersion).toBe(2);
-    await evaluate(server, run, lease, 8);
-    await plan(server, run);
-    expect(await runRow(run)).toMatchObject({
-      state: "COMPLETED",
-      stateReason: "STEPS",
-      endedAt: expect.any(Date),
-    });
-    expect(
-      await server.prisma.task.count({
-        where: { runId: run.id, state: { in: ["OPEN", "LEASED", "SUBMITTED"] } },
-      }),
-    ).toBe(0);
-  });
-
-  test("groups that are still measured are waited for, and given up after ten minutes without a validator", async () => {
-    const run = await startRun(server, { limits: { steps: 1 } });
-    await publishBase(server, run);
-    await trainAll(run);
-    const group = await server.prisma.group.findFirstOrThrow({ where: { runId: run.id } });
-    const owner = { organizationId: run.organization.id, runId: run.id };
-    const verify = await server.prisma.$transaction((tx) =>
-      openTask(tx, { ...owner, kind: "VERIFY", revision: 1, payload: {} }),
-    );
-    await server.prisma.group.update({
-      where: { id: group.id },
-      data: { state: "VERIFYING", verifyTaskId: verify },
-    });
-    await evaluate(server, run, await claim(server, run, run.validator, "EVALUATE"), 0);
-    await plan(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "RUNNING", stateReason: "STEPS" });
-    await server.prisma
-      .$executeRaw`UPDATE "Task" SET "updatedAt" = now() - interval '11 minutes' WHERE id = ${verify}::uuid`;
-    await plan(server, run);
-    expect((await server.prisma.task.findUniqueOrThrow({ where: { id: verify } })).state).toBe("FAILED");
-    await expiryLoop.run(server.ctx(), { topics: new Set(), signal: new AbortController().signal });
-    expect(await groupState(group.id)).toBe("INVALID");
-    await plan(server, run);
-    expect((await runRow(run)).state).toBe("COMPLETED");
-  });
-
-  test("a batch with too little signal ends the run: SOLVED when nearly all is right, NO_SIGNAL otherwise", async () => {
-    for (const [rewards, reason] of [
-      [allRight, "SOLVED"],
-      [allWrong, "NO_SIGNAL"],
-    ] as const) {
-      const run = await startRun(server);
-      await publishBase(server, run);
-      await acceptTask(server, run, [rewards, rewards]);
-      await acceptTask(server, run, [rewards, rewards]);
-      await plan(server, run);
-      expect(await runRow(run)).toMatchObject({ state: "RUNNING", stateReason: reason });
-      expect(await countTasks(server, run, "TRAIN")).toEqual({});
-      await evaluate(server, run, await claim(server, run, run.validator, "EVALUATE"), 0);
-      await plan(server, run);
-      expect(await runRow(run)).toMatchObject({ state: "COMPLETED", stateReason: reason, step: 0 });
-    }
-  });
-
-  test("an evaluation that fails twice is given up, and the run is COMPLETED without it", async () => {
-    const run = await startRun(server, { limits: { steps: 1 } });
-    await publishBase(server, run);
-    await trainAll(run);
-    for (let i = 0; i < 2; i++) {
-      await plan(server, run);
-      const task = await server.prisma.task.findFirstOrThrow({
-        where: { runId: run.id, kind: "EVALUATE", state: "OPEN" },
-      });
-      await server.prisma.$transaction((tx) => failTask(tx, task, "made to"));
-    }
-    await plan(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "COMPLETED" });
-    expect(await countTasks(server, run, "EVALUATE")).toEqual({ FAILED: 2 });
-  });
-
-  test("without an evaluator nobody is waited for", async () => {
-    const run = await startRun(server, { limits: { steps: 1 } });
-    await server.prisma.roleGrant.deleteMany({ where: { runId: run.id, role: "EVALUATOR" } });
-    await publishBase(server, run);
-    await trainAll(run);
-    for (let i = 0; i < 3; i++) await plan(server, run);
-    expect(await runRow(run)).toMatchObject({ state: "COMPLETED", stateReason: "STEPS" });
-  });
-
-  test("a run that has spent its limit of credits finishes", async () => {
-    const run = await startRun(server, { limits: { steps: 2, credits: 100 } });
-    await publishBase(server, run);
-    while ((await runRow(run)).step === 0) {
-      if ((await countTasks(server, run, "TRAIN")).OPEN !== undefined) await trainStep(server, run);
-      else await acceptTask(server, run, [signal, signal]);
-      await plan(server, run);
-    }
-    expect(await runRow(run)).toMatchObject({ state: "RUNNING", stateReason: "CREDITS", step: 1 });
   });
 });
 

@@ -50,6 +50,10 @@ export type GraphQLAnswer<T> = {
   }[];
 };
 
+/** The codes of an answer's errors. */
+export const codes = ({ errors }: GraphQLAnswer<unknown>): string[] =>
+  errors?.map(({ extensions }) => extensions.code) ?? [];
+
 export type TestSubscription<T> = {
   /** The next message; rejects when none comes in time, when the subscription failed or is over. */
   next(timeoutMs?: number): Promise<T>;

@@ -8,115 +8,45 @@ import {
   toTypeId,
 } from "@muster/protocol";
 import { buildProofF32 } from "@muster/toploc";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Lease } from "../src/tasks/claim.ts";
 import { settleFinal } from "../src/verification/finality.ts";
-import { openPacks, type Packs, rightAnswer } from "./packkit.ts";
-import { countTasks, eventsOf, plan, publishBase, put, signed, startRun, type TestRun } from "./runkit.ts";
-import { type Caller, startTestServer, type TestNode, type TestServer } from "./testkit.ts";
+import { rightAnswer } from "./packkit.ts";
+import { countTasks, eventsOf, plan, type TestRun } from "./runkit.ts";
+import type { Caller } from "./testkit.ts";
+import {
+  attemptsOf,
+  claim,
+  claimGenerate,
+  type Measured,
+  startWatching,
+  submitMeasurements,
+  submitPack,
+  watchedRun,
+} from "./watchkit.ts";
 
 // The way of a group through the public door: claimed, stored, submitted, measured and looked at as nodes and people do it.
 
-let server: TestServer;
-let packs: Packs;
-beforeAll(async () => {
-  server = await startTestServer();
-  packs = await openPacks(await judgedRun());
-});
-afterAll(async () => {
-  await packs[Symbol.asyncDispose]();
-  await server.stop();
-});
+const { server, packs } = await startWatching();
 
-/**
- * A run that trusts after two audited-valid groups and audits all but one in a million all the same, at version 0, with nothing to wait
- * for once it has ended.
- */
-async function judgedRun(): Promise<TestRun> {
-  const run = await startRun(server, {
-    disputeWindowSeconds: 0,
-    verification: {
-      topK: 16,
-      // Weights nobody trained scatter more in their last bits than a run's.
-      thresholds: { meanUlp: 4_096 },
-      audit: { adversaryShare: 0.2, floor: 0.999_999, epsilon: 1.01e-7 },
+/** A run that trusts after two audited-valid groups and audits all but one in a million all the same, with nothing to wait for once it has ended. */
+const judgedRun = () =>
+  watchedRun(
+    server,
+    {
+      disputeWindowSeconds: 0,
+      batch: {},
+      verification: { audit: { adversaryShare: 0.2, floor: 0.999_999, epsilon: 1.01e-7 } },
     },
-  });
-  await publishBase(server, run);
-  return run;
-}
-
-async function claim(run: TestRun, node: TestNode, kind: "GENERATE" | "VERIFY", max = 1): Promise<Lease[]> {
-  type Wire = Omit<Lease, "taskId" | "runId" | "manifestHash"> & { task: string; manifest: string | null };
-  const { claimTasks } = await server.ask<{ claimTasks: Wire[] }>(
-    `mutation($input: ClaimTasksInput!) { claimTasks(input: $input) {
-      task kind attempt leaseUntil renewAfterSeconds manifest policyVersion payload } }`,
-    { input: { kinds: [kind], max, run: run.typeId } },
-    node,
+    { own: false },
   );
-  return claimTasks.map(({ task, manifest, ...lease }) => ({
-    ...lease,
-    taskId: fromTypeId(task, "task"),
-    runId: run.id,
-    manifestHash: manifest,
-  }));
-}
-
-async function claimGenerate(run: TestRun, node = run.worker): Promise<Lease> {
-  const [lease] = await claim(run, node, "GENERATE");
-  if (lease === undefined) throw new Error("no GENERATE task to claim");
-  return lease;
-}
-
-const outcome =
-  "__typename ... on Submitted { task state duplicate } ... on LeaseLost { message } ... on SubmissionRefused { code message }";
-type Answer = { __typename: string; message?: string };
-
-const submission = (run: TestRun, node: TestNode, lease: Lease, pack: string) => ({
-  task: toTypeId("task", lease.taskId),
-  attempt: lease.attempt,
-  pack,
-  signature: signed(run, node, lease, pack),
-});
-
-/** PUTs a pack and submits it. */
-async function submitPack(
-  run: TestRun,
-  lease: Lease,
-  bytes: Uint8Array,
-  node = run.worker,
-): Promise<Answer & { pack: string }> {
-  const pack = await put(server, node, lease, "ROLLOUTS", bytes);
-  const { submitRollouts } = await server.ask<{ submitRollouts: Answer }>(
-    `mutation($input: SubmitPackInput!) { submitRollouts(input: $input) { ${outcome} } }`,
-    { input: submission(run, node, lease, pack) },
-    node,
-  );
-  return { ...submitRollouts, pack };
-}
-
-type Measured = { lease: Lease; bytes: Uint8Array };
 
 /** Claims every VERIFY task of the run and measures it. */
 async function measureAll(run: TestRun): Promise<Measured[]> {
   const measured: Measured[] = [];
-  for (const lease of await claim(run, run.validator, "VERIFY", 16))
+  for (const lease of await claim(server, run, run.validator, "VERIFY", 16))
     measured.push({ lease, bytes: await packs.measurement(server, run.validator, lease) });
   return measured;
-}
-
-async function submitMeasurements(run: TestRun, measured: readonly Measured[]): Promise<Answer[]> {
-  const submissions = [];
-  for (const { lease, bytes } of measured) {
-    const pack = await put(server, run.validator, lease, "MEASUREMENT", bytes);
-    submissions.push(submission(run, run.validator, lease, pack));
-  }
-  const { submitMeasurements } = await server.ask<{ submitMeasurements: Answer[] }>(
-    `mutation($input: SubmitMeasurementsInput!) { submitMeasurements(input: $input) { ${outcome} } }`,
-    { input: { submissions } },
-    run.validator,
-  );
-  return submitMeasurements;
 }
 
 type GroupView = {
@@ -213,12 +143,12 @@ describe("an honest pack", () => {
   test("is rewarded by the coordinator, measured blind, accepted and paid once, however often it is sent", async () => {
     const run = await judgedRun();
     const before = await moneyOf(run);
-    const lease = await claimGenerate(run);
+    const lease = await claimGenerate(server, run);
     const pack = await packs.rollouts(run, lease);
     const bytes = encodeRolloutPack(pack);
     const taken = { __typename: "Submitted", task: toTypeId("task", lease.taskId), state: "DONE" };
-    expect(await submitPack(run, lease, bytes)).toMatchObject({ ...taken, duplicate: false });
-    expect(await submitPack(run, lease, bytes)).toMatchObject({ ...taken, duplicate: true });
+    expect(await submitPack(server, run, lease, bytes)).toMatchObject({ ...taken, duplicate: false });
+    expect(await submitPack(server, run, lease, bytes)).toMatchObject({ ...taken, duplicate: true });
 
     const env = environment(run.spec.environment);
     const rewards = pack.rollouts.map(({ index, tokens, finish }) => {
@@ -239,7 +169,7 @@ describe("an honest pack", () => {
       const peek = await fetch(`${server.url}/blobs/${blind}`, { headers: run.worker.headers });
       expect(peek.status).toBe(404);
     }
-    expect((await submitMeasurements(run, measured)).map(({ __typename }) => __typename)).toEqual([
+    expect((await submitMeasurements(server, run, measured)).map(({ __typename }) => __typename)).toEqual([
       "Submitted",
       "Submitted",
     ]);
@@ -266,7 +196,10 @@ describe("an honest pack", () => {
     expect(before.available - paid.available).toBe(
       tokens * (run.spec.prices.generatedToken + run.spec.prices.measuredToken),
     );
-    expect(await submitMeasurements(run, measured)).toMatchObject([{ duplicate: true }, { duplicate: true }]);
+    expect(await submitMeasurements(server, run, measured)).toMatchObject([
+      { duplicate: true },
+      { duplicate: true },
+    ]);
     expect(await moneyOf(run)).toEqual(paid);
     expect(await standingOf(run)).toMatchObject({
       trust: "TRUSTED",
@@ -278,9 +211,9 @@ describe("an honest pack", () => {
 
   test("earns what was held for it when the run has ended, and nothing twice", async () => {
     const run = await judgedRun();
-    const lease = await claimGenerate(run);
-    await submitPack(run, lease, encodeRolloutPack(await packs.rollouts(run, lease)));
-    await submitMeasurements(run, await measureAll(run));
+    const lease = await claimGenerate(server, run);
+    await submitPack(server, run, lease, encodeRolloutPack(await packs.rollouts(run, lease)));
+    await submitMeasurements(server, run, await measureAll(run));
     const { held } = await moneyOf(run);
     expect(held).toBeGreaterThan(0);
     await server.ask(
@@ -306,21 +239,21 @@ describe("an honest pack", () => {
 describe("a group whose proofs do not match", () => {
   test("is rejected with its numbers, earns nothing, is replaced and costs its node its trust; the other group of the pack stands", async () => {
     const run = await judgedRun();
-    const first = await claimGenerate(run);
-    await submitPack(run, first, encodeRolloutPack(await packs.rollouts(run, first)));
-    await submitMeasurements(run, await measureAll(run));
+    const first = await claimGenerate(server, run);
+    await submitPack(server, run, first, encodeRolloutPack(await packs.rollouts(run, first)));
+    await submitMeasurements(server, run, await measureAll(run));
     await plan(server, run);
     expect(await standingOf(run)).toMatchObject({ trust: "TRUSTED", rejected: 0 });
     const before = await moneyOf(run);
 
-    const lease = await claimGenerate(run);
+    const lease = await claimGenerate(server, run);
     const forged = withForgedGroup(run, lease, await packs.rollouts(run, lease), 1);
-    expect(await submitPack(run, lease, encodeRolloutPack(forged))).toMatchObject({
+    expect(await submitPack(server, run, lease, encodeRolloutPack(forged))).toMatchObject({
       __typename: "Submitted",
     });
     // Intake has no model: it gives right answers their reward.
     expect((await groupsOf(run, lease))[1]).toMatchObject({ state: "VERIFYING", meanReward: 1 });
-    expect(await submitMeasurements(run, await measureAll(run))).toMatchObject([
+    expect(await submitMeasurements(server, run, await measureAll(run))).toMatchObject([
       { __typename: "Submitted" },
       { __typename: "Submitted" },
     ]);
@@ -369,18 +302,18 @@ describe("a group whose proofs do not match", () => {
   test("quarantines its node with the third: it claims no more, and its other lease is somebody else's", async () => {
     const run = await judgedRun();
     for (let i = 0; i < 2; i++) {
-      const lease = await claimGenerate(run);
+      const lease = await claimGenerate(server, run);
       const half = withForgedGroup(run, lease, await packs.rollouts(run, lease), 0);
-      await submitPack(run, lease, encodeRolloutPack(withForgedGroup(run, lease, half, 1)));
-      if (i === 0) await submitMeasurements(run, await measureAll(run));
+      await submitPack(server, run, lease, encodeRolloutPack(withForgedGroup(run, lease, half, 1)));
+      if (i === 0) await submitMeasurements(server, run, await measureAll(run));
       await plan(server, run);
     }
-    const spare = await claimGenerate(run);
+    const spare = await claimGenerate(server, run);
     expect(await standingOf(run)).toMatchObject({ trust: "PROBATION", rejected: 2 });
-    await submitMeasurements(run, await measureAll(run));
+    await submitMeasurements(server, run, await measureAll(run));
     expect(await standingOf(run)).toMatchObject({ trust: "QUARANTINED", rejected: 4 });
     expect(
-      await submitPack(run, spare, new Uint8Array([1])).catch((error: Error) => error.message),
+      await submitPack(server, run, spare, new Uint8Array([1])).catch((error: Error) => error.message),
     ).toContain("LEASE_LOST");
     const answer = await server.graphql(
       `mutation($input: ClaimTasksInput!) { claimTasks(input: $input) { task } }`,
@@ -390,170 +323,38 @@ describe("a group whose proofs do not match", () => {
     expect(answer.errors?.[0]?.extensions.code).toBe("NODE_QUARANTINED");
     const other = await server.node();
     await plan(server, run);
-    expect((await claim(run, other, "GENERATE", 2)).map(({ taskId }) => taskId)).toContain(spare.taskId);
+    expect((await claim(server, run, other, "GENERATE", 2)).map(({ taskId }) => taskId)).toContain(
+      spare.taskId,
+    );
   });
 });
 
 describe("a measurement", () => {
   test("of another group is refused with the reason, and the task opens again", async () => {
     const run = await judgedRun();
-    const lease = await claimGenerate(run);
-    await submitPack(run, lease, encodeRolloutPack(await packs.rollouts(run, lease)));
+    const lease = await claimGenerate(server, run);
+    await submitPack(server, run, lease, encodeRolloutPack(await packs.rollouts(run, lease)));
     const [one, two] = await measureAll(run);
     if (one === undefined || two === undefined) throw new Error("two groups were submitted");
     const swapped = [
       { lease: one.lease, bytes: two.bytes },
       { lease: two.lease, bytes: new Uint8Array([1, 2, 3]) },
     ];
-    const refused = await submitMeasurements(run, swapped);
+    const refused = await submitMeasurements(server, run, swapped);
     expect(refused).toMatchObject([
       { __typename: "SubmissionRefused", code: "PACK_INVALID" },
       { __typename: "SubmissionRefused", code: "PACK_INVALID" },
     ]);
     expect(refused[1]?.message).toContain("does not read");
-    const reasons = await Promise.all(swapped.map(({ lease: verify }) => attemptsOf(run, verify)));
+    const reasons = await Promise.all(swapped.map(({ lease: verify }) => attemptsOf(server, run, verify)));
     expect(reasons).toEqual(
       refused.map(({ message }) => ({ state: "OPEN", attempts: [{ state: "SUBMITTED", reason: message }] })),
     );
     // The same again is answered the same; the right ones are taken under new leases.
     expect((await moneyOf(run)).paid).toBe(0);
     expect(
-      (await submitMeasurements(run, await measureAll(run))).map(({ __typename }) => __typename),
+      (await submitMeasurements(server, run, await measureAll(run))).map(({ __typename }) => __typename),
     ).toEqual(["Submitted", "Submitted"]);
     expect((await groupsOf(run, lease)).map(({ state }) => state)).toEqual(["ACCEPTED", "ACCEPTED"]);
-  });
-});
-
-/** A task and its attempts as an organizer reads them. */
-async function attemptsOf(run: TestRun, lease: Lease) {
-  const { node } = await server.ask<{ node: unknown }>(
-    "query($id: ID!) { node(id: $id) { ... on Task { state attempts { state reason } } } }",
-    { id: toTypeId("task", lease.taskId) },
-    run.organization.owner,
-  );
-  return node;
-}
-
-describe("intake refuses", () => {
-  let run: TestRun;
-  beforeAll(async () => {
-    run = await judgedRun();
-  });
-
-  const first = (
-    pack: RolloutPack,
-    change: (rollout: PackedRollout) => Partial<PackedRollout>,
-  ): RolloutPack => ({
-    ...pack,
-    rollouts: pack.rollouts.map((rollout, i) => (i === 0 ? { ...rollout, ...change(rollout) } : rollout)),
-  });
-  const faults: [string, (pack: RolloutPack) => Uint8Array, string][] = [
-    [
-      "another prompt",
-      (pack) =>
-        encodeRolloutPack(first(pack, ({ prompt }) => ({ prompt: prompt.map((token) => (token + 1) % 10) }))),
-      "Rollout 0: its prompt is not the example's.",
-    ],
-    [
-      "a proof that is cut short",
-      (pack) =>
-        encodeRolloutPack(
-          first(pack, ({ proofs }) => ({ proofs: proofs.map((proof) => proof.slice(0, -4)) })),
-        ),
-      "Rollout 0: proof 0 is malformed.",
-    ],
-    [
-      "a rollout without its proof",
-      (pack) => encodeRolloutPack(first(pack, () => ({ proofs: [] }))),
-      "Rollout 0: it has 0 proofs",
-    ],
-    [
-      "a missing rollout",
-      (pack) => encodeRolloutPack({ ...pack, rollouts: pack.rollouts.slice(0, -1) }),
-      "There are 3 rollouts; 4 were asked for.",
-    ],
-    [
-      "a rollout too many",
-      (pack) =>
-        encodeRolloutPack({
-          ...pack,
-          rollouts: [
-            ...pack.rollouts,
-            ...pack.rollouts.slice(-1).map((rollout) => ({ ...rollout, index: 4 })),
-          ],
-        }),
-      "The pack does not read:",
-    ],
-    [
-      "an output longer than the model",
-      (pack) =>
-        encodeRolloutPack(
-          first(pack, () => ({ tokens: new Int32Array(5_000).fill(1), logprobs: new Float32Array(5_000) })),
-        ),
-      "The pack does not read:",
-    ],
-    [
-      "the pack of another task",
-      (pack) => encodeRolloutPack({ ...pack, header: { ...pack.header, task: toTypeId("task", run.id) } }),
-      "The pack's task is",
-    ],
-    [
-      "bytes that are no pack",
-      () => new TextEncoder().encode("PAR1 nothing PAR1"),
-      "The pack does not read:",
-    ],
-    [
-      "an end that it did not come to",
-      (pack) =>
-        encodeRolloutPack(first(pack, ({ finish }) => ({ finish: finish === "eos" ? "length" : "eos" }))),
-      "Rollout 0: it says that it ended at",
-    ],
-  ];
-  test.each(faults)("%s, with the reason stored, and the task opens again", async (_name, spoil, reason) => {
-    // A node of its own each time: three refusals quarantine.
-    const node = await server.node();
-    const lease = await claimGenerate(run, node);
-    const bytes = spoil(await packs.rollouts(run, lease));
-    const answer = await submitPack(run, lease, bytes, node);
-    expect(answer).toMatchObject({
-      __typename: "SubmissionRefused",
-      code: "PACK_INVALID",
-      message: expect.stringContaining(reason),
-    });
-    // The same again: the same answer, and no second mark against the node.
-    expect(await submitPack(run, lease, bytes, node)).toEqual(answer);
-    expect(await standingOf(run, node)).toMatchObject({ rejected: 1, accepted: 0 });
-    expect(await attemptsOf(run, lease)).toMatchObject({ state: "OPEN" });
-    const attempt = await server.prisma.attempt.findUniqueOrThrow({
-      where: { taskId_number: { taskId: lease.taskId, number: lease.attempt } },
-    });
-    expect(attempt).toMatchObject({ state: "SUBMITTED", reason: answer.message, packHash: answer.pack });
-    expect(await server.prisma.group.count({ where: { taskId: lease.taskId } })).toBe(0);
-    // The next test finds a task with all its attempts.
-    await server.prisma.task.update({
-      where: { id: lease.taskId },
-      data: { maxAttempts: lease.attempt + 5 },
-    });
-  });
-
-  test("a pack larger than a pack may be before it is stored", async () => {
-    const narrow = await startTestServer({ sharing: server, loops: [], config: { maxPackBytes: 100 } });
-    const node = await server.node();
-    const lease = await claimGenerate(run, node);
-    await expect(put(narrow, node, lease, "ROLLOUTS", new Uint8Array(101))).rejects.toThrow("BLOB_TOO_LARGE");
-    await narrow.stop();
-    expect(await attemptsOf(run, lease)).toMatchObject({ state: "LEASED" });
-  });
-
-  test("a pack that was never stored, without costing the attempt", async () => {
-    const node = await server.node();
-    const lease = await claimGenerate(run, node);
-    const answer = await server.graphql(
-      `mutation($input: SubmitPackInput!) { submitRollouts(input: $input) { ${outcome} } }`,
-      { input: submission(run, node, lease, "0".repeat(64)) },
-      node,
-    );
-    expect(answer.errors?.[0]?.extensions.code).toBe("BLOB_NOT_FOUND");
-    expect(await attemptsOf(run, lease)).toMatchObject({ state: "LEASED" });
   });
 });

@@ -7,12 +7,24 @@ import {
   type MeasurementPack,
   toTypeId,
 } from "@muster/protocol";
+import { afterAll } from "vitest";
 import type { Lease } from "../src/tasks/claim.ts";
-import type { Packs } from "./packkit.ts";
-import { publishBase, put, type SpecOverrides, signed, startRun, type TestRun } from "./runkit.ts";
-import type { Caller, TestNode, TestServer } from "./testkit.ts";
+import { openPacks, type Packs } from "./packkit.ts";
+import { publishBase, put, type SpecOverrides, signed, smallSpec, startRun, type TestRun } from "./runkit.ts";
+import { type Caller, startTestServer, type TestNode, type TestServer } from "./testkit.ts";
 
 // Workers and validators, honest and not, through the public door: they claim, fetch, measure, lie and submit as nodes do.
+
+/** A coordinator for a test file and what draws and measures its packs; both end with the file. */
+export async function startWatching(): Promise<{ server: TestServer; packs: Packs }> {
+  const server = await startTestServer();
+  const packs = await openPacks({ spec: smallSpec() });
+  afterAll(async () => {
+    await packs[Symbol.asyncDispose]();
+    await server.stop();
+  });
+  return { server, packs };
+}
 
 /** A run whose every group is audited, that wants more groups than a test makes. */
 export async function watchedRun(
@@ -76,43 +88,64 @@ export async function claim(
   }));
 }
 
+/** The same for one GENERATE task; fails the test when there is none. */
+export async function claimGenerate(server: TestServer, run: TestRun, node = run.worker): Promise<Lease> {
+  const [lease] = await claim(server, run, node, "GENERATE");
+  if (lease === undefined) throw new Error("no GENERATE task to claim");
+  return lease;
+}
+
 export type Answer = { __typename: string; code?: string; message?: string };
 
 const outcome =
   "__typename ... on Submitted { task state duplicate } ... on LeaseLost { message } ... on SubmissionRefused { code message }";
 
-const submission = (run: TestRun, node: TestNode, lease: Lease, pack: string) => ({
+export const submission = (run: TestRun, node: TestNode, lease: Lease, pack: string) => ({
   task: toTypeId("task", lease.taskId),
   attempt: lease.attempt,
   pack,
   signature: signed(run, node, lease, pack),
 });
 
+/** PUTs a pack and submits it. */
+export async function submitPack(
+  server: TestServer,
+  run: TestRun,
+  lease: Lease,
+  bytes: Uint8Array,
+  node = run.worker,
+): Promise<Answer & { pack: string }> {
+  const pack = await put(server, node, lease, "ROLLOUTS", bytes);
+  const { submitRollouts } = await server.ask<{ submitRollouts: Answer }>(
+    `mutation($input: SubmitPackInput!) { submitRollouts(input: $input) { ${outcome} } }`,
+    { input: submission(run, node, lease, pack) },
+    node,
+  );
+  return { ...submitRollouts, pack };
+}
+
+/** Another seed than a run's: tokens the policy could have drawn and the seed did not. Only `sampling` shows it. */
+export const luck = "7".repeat(64);
+
 /**
  * Claims a GENERATE task, draws its rollouts and submits them.
- * @param luck another seed than the run's: tokens the policy could have drawn and the seed did not. Only `sampling` shows it.
+ * @param luck draws with this seed instead of the run's
  * @returns ids of the groups, in order
  */
 export async function generate(
   server: TestServer,
   run: TestRun,
   packs: Packs,
-  { node = run.worker, luck }: { node?: TestNode; luck?: string } = {},
+  { node = run.worker, luck: seed }: { node?: TestNode; luck?: string } = {},
 ): Promise<string[]> {
-  const [lease] = await claim(server, run, node, "GENERATE");
-  if (lease === undefined) throw new Error("no GENERATE task to claim");
+  const lease = await claimGenerate(server, run, node);
   const payload = lease.payload as GeneratePayload;
   const drawn = await packs.rollouts(
     run,
-    luck === undefined ? lease : { ...lease, payload: { ...payload, seed: luck } },
+    seed === undefined ? lease : { ...lease, payload: { ...payload, seed } },
   );
-  const pack = await put(server, node, lease, "ROLLOUTS", encodeRolloutPack(drawn));
-  const { submitRollouts } = await server.ask<{ submitRollouts: Answer }>(
-    `mutation($input: SubmitPackInput!) { submitRollouts(input: $input) { ${outcome} } }`,
-    { input: submission(run, node, lease, pack) },
-    node,
-  );
-  if (submitRollouts.__typename !== "Submitted") throw new Error(JSON.stringify(submitRollouts));
+  const answer = await submitPack(server, run, lease, encodeRolloutPack(drawn), node);
+  if (answer.__typename !== "Submitted") throw new Error(JSON.stringify(answer));
   const groups = await server.prisma.group.findMany({
     where: { taskId: lease.taskId },
     orderBy: { index: "asc" },
@@ -156,10 +189,26 @@ export async function submitMeasured(
   habit: Habit = honest,
 ): Promise<Answer[]> {
   if (leases.length === 0) return [];
-  const submissions = [];
+  const measured = [];
   for (const lease of leases) {
-    const measured = habit(decodeMeasurementPack(await packs.measurement(server, node, lease)));
-    const pack = await put(server, node, lease, "MEASUREMENT", encodeMeasurementPack(measured));
+    const pack = habit(decodeMeasurementPack(await packs.measurement(server, node, lease)));
+    measured.push({ lease, bytes: encodeMeasurementPack(pack) });
+  }
+  return submitMeasurements(server, run, measured, node);
+}
+
+export type Measured = { lease: Lease; bytes: Uint8Array };
+
+/** PUTs measurement packs and submits them in one call. */
+export async function submitMeasurements(
+  server: TestServer,
+  run: TestRun,
+  measured: readonly Measured[],
+  node = run.validator,
+): Promise<Answer[]> {
+  const submissions = [];
+  for (const { lease, bytes } of measured) {
+    const pack = await put(server, node, lease, "MEASUREMENT", bytes);
     submissions.push(submission(run, node, lease, pack));
   }
   const { submitMeasurements } = await server.ask<{ submitMeasurements: Answer[] }>(
@@ -181,6 +230,13 @@ export async function measure(
   const leases = await claim(server, run, node, "VERIFY", max);
   await submitMeasured(server, run, packs, node, leases, habit);
   return leases;
+}
+
+/** Has two groups of a lucky draw rejected. @returns their ids and the cases that it opened */
+export async function accused(server: TestServer, run: TestRun, packs: Packs) {
+  const groups = await generate(server, run, packs, { luck });
+  await measure(server, run, packs, run.validator);
+  return { groups, cases: await casesOf(server, run) };
 }
 
 export type CaseView = {
@@ -208,6 +264,16 @@ export async function casesOf(
     as,
   );
   return answer.run.cases.edges.map(({ node }) => node);
+}
+
+/** A task and its attempts as an organizer reads them. */
+export async function attemptsOf(server: TestServer, run: TestRun, lease: Lease) {
+  const { node } = await server.ask<{ node: unknown }>(
+    "query($id: ID!) { node(id: $id) { ... on Task { state attempts { state reason } } } }",
+    { id: toTypeId("task", lease.taskId) },
+    run.organization.owner,
+  );
+  return node;
 }
 
 /** A node's row in a run. */

@@ -24,8 +24,7 @@ const violations: Record<string, string> = {
   "lease-is-attempt": `UPDATE "Attempt" SET state = 'EXPIRED' WHERE state = 'LIVE'`,
   "done-was-submitted": `UPDATE "Attempt" SET state = 'EXPIRED' WHERE state = 'SUBMITTED'`,
   "leases-end": `UPDATE "Task" SET "leaseUntil" = now() - interval '5 minutes' WHERE state = 'LEASED'`,
-  "submissions-are-judged": `
-    UPDATE "Task" SET state = 'SUBMITTED', "updatedAt" = now() - interval '10 minutes' WHERE kind = 'TRAIN'`,
+  "submissions-are-judged": `UPDATE "Task" SET state = 'SUBMITTED' WHERE kind = 'TRAIN'`,
   "runs-end": `UPDATE "Run" SET "deadlineAt" = NULL`,
   "ended-runs-rest": `UPDATE "Run" SET state = 'COMPLETED'`,
   "groups-get-decided": `

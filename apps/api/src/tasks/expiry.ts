@@ -15,7 +15,6 @@ export const expiryLoop: Loop = {
   async run(ctx) {
     if (Date.now() - ctx.startedAt.getTime() < ctx.config.sweepDelaySeconds * 1000) return;
     while ((await expireLeases(ctx)) === sweep);
-    await settleSubmitted(ctx);
     await giveUpUnmeasured(ctx);
   },
 };
@@ -64,21 +63,6 @@ export async function expireLeases(ctx: Ctx): Promise<number> {
   await noteDrops(ctx, drops);
   nudge(ctx, expired);
   return expired.length;
-}
-
-/**
- * A SUBMITTED task is judged in the transaction that accepted it; one that stays so for two minutes outlived the process that judged
- * it, and opens again.
- */
-async function settleSubmitted(ctx: Ctx): Promise<void> {
-  const stuck = await ctx.prisma.$transaction(async (tx) => {
-    const due = await tx.$queryRaw<{ id: string; runId: string; kind: TaskKind }[]>`
-      SELECT id, "runId", kind FROM "Task" WHERE state = 'SUBMITTED' AND "updatedAt" < now() - interval '2 minutes'
-      ORDER BY id LIMIT ${sweep} FOR UPDATE SKIP LOCKED`;
-    for (const task of due) await reopenTask(tx, task, "the submission was never judged", { failed: true });
-    return due;
-  });
-  nudge(ctx, stuck);
 }
 
 /** Groups whose VERIFY task failed, however it did, are given up. Read from the rows, so that no crash can hide one. */
