@@ -54,6 +54,8 @@ describe("a group is final", () => {
     expect(await final([two, four])).toEqual([false, false]);
     await server.prisma.group.updateMany({ where: { runId: run.id }, data: { submittedAt: yesterday } });
     expect(await final([two, four])).toEqual([false, true]);
+    // It has nothing at stake now, so it is trusted no more.
+    expect(await standing(server, run, run.worker)).toMatchObject({ state: "PROBATION", auditRate: 1 });
   });
 
   test("never before its dispute window is over", async () => {

@@ -15,9 +15,10 @@ export type AuditPolicy = {
 
 /**
  * What became of a node's work: an audited group that was accepted, rejected, or could not be judged through no fault of the
- * coordinator; a pack that failed at intake; or the organizer, who gives it another chance. Groups that were accepted unaudited say nothing and do not count.
+ * coordinator; a pack that failed at intake; the organizer, who gives it another chance; or a day of silence, which released its stake.
+ * Groups that were accepted unaudited say nothing and do not count.
  */
-export type OutcomeKind = "ACCEPTED" | "REJECTED" | "INVALID" | "REFUSED" | "REINSTATED";
+export type OutcomeKind = "ACCEPTED" | "REJECTED" | "INVALID" | "REFUSED" | "REINSTATED" | "RELEASED";
 
 export type TrustState = "PROBATION" | "TRUSTED" | "QUARANTINED" | "EJECTED";
 
@@ -79,10 +80,11 @@ export function finalAfter(accepted: number, { floor }: AuditPolicy): number {
 /**
  * The standing after one more outcome. One failure takes all trust away and audits everything again; the third quarantines, as do
  * three INVALID groups in a row. What a quarantined or ejected node submitted before is still judged and still counted. A reinstated
- * one begins anew, but its failures stay: the next is one too many.
+ * one begins anew, but its failures stay: the next is one too many. One whose stake was released has nothing to lose, so it is audited
+ * whole until it holds a stake again: ⌈3 / f⌉ groups.
  */
 export function nextStanding(before: Standing, outcome: OutcomeKind, policy: AuditPolicy): Standing {
-  const counted = count(before, outcome);
+  const counted = count(before, outcome, policy);
   if (outcome === "REINSTATED") return { ...counted, state: "PROBATION" };
   if (before.state === "QUARANTINED" || before.state === "EJECTED") return counted;
   // Only a failure quarantines: a reinstated node has its strikes already, and its next valid group must not be held against it.
@@ -92,7 +94,7 @@ export function nextStanding(before: Standing, outcome: OutcomeKind, policy: Aud
   return { ...counted, state: counted.auditedValid >= probationGroups(policy) ? "TRUSTED" : "PROBATION" };
 }
 
-function count(before: Standing, outcome: OutcomeKind): Standing {
+function count(before: Standing, outcome: OutcomeKind, policy: AuditPolicy): Standing {
   switch (outcome) {
     case "ACCEPTED":
       return {
@@ -113,5 +115,9 @@ function count(before: Standing, outcome: OutcomeKind): Standing {
       };
     case "REINSTATED":
       return { ...before, auditedValid: 0, invalidStreak: 0 };
+    case "RELEASED": {
+      const shown = Math.max(0, probationGroups(policy) - finalAfter(0, policy));
+      return { ...before, auditedValid: Math.min(before.auditedValid, shown) };
+    }
   }
 }

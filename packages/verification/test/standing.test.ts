@@ -56,6 +56,15 @@ describe("standing", () => {
     expect(after([...steady, "REFUSED"]).state).toBe("QUARANTINED");
   });
 
+  it("is audited whole again when silence released its stake, until it holds one again", () => {
+    const back = [...times(500, "ACCEPTED"), "RELEASED"] as const;
+    expect(after(back)).toMatchObject({ state: "PROBATION", auditedValid: 150, accepted: 500 });
+    expect(after([...back, ...times(29, "ACCEPTED")]).state).toBe("PROBATION");
+    expect(after([...back, ...times(30, "ACCEPTED")]).state).toBe("TRUSTED");
+    // Who has shown less than that loses nothing by it.
+    expect(after([...times(20, "ACCEPTED"), "RELEASED"])).toMatchObject({ auditedValid: 20 });
+  });
+
   it("never returns from quarantine by itself", () => {
     const outcome = fc.constantFrom<OutcomeKind>("ACCEPTED", "REJECTED", "INVALID", "REFUSED");
     fc.assert(

@@ -27,7 +27,7 @@ import {
   type SubmissionInput,
   type SubmissionOutcome,
 } from "../tasks/submission.ts";
-import { currentEpoch, secretDraws } from "../verification/audit.ts";
+import { currentEpoch, groupIdOf, secretDraws } from "../verification/audit.ts";
 import { writeBlindPack } from "../verification/blind.ts";
 import { joinRun, lockStandings, recordOutcome, standingOf } from "../verification/trust.ts";
 import { acceptTrusted } from "../verification/trusted.ts";
@@ -55,6 +55,17 @@ export async function submitRollouts(ctx: Ctx, input: SubmissionInput): Promise<
   const judged = judge(bytes, { spec, payload, taskId: task.id, runId: task.runId });
   if (judged.kind === "refused") return refuse(ctx, submission, input, spec, judged.message);
   rememberPack(input.pack, judged.pack, bytes.length);
+  // The draw follows from the pack: whoever sends several, each to another process, must not win with the one that is audited least.
+  const committed = await ctx.prisma.attempt.updateMany({
+    where: { id: submission.attempt.id, OR: [{ packHash: null }, { packHash: input.pack }] },
+    data: { packHash: input.pack },
+  });
+  if (committed.count === 0)
+    return {
+      kind: "lost",
+      taskId: task.id,
+      message: "Another pack was submitted; only the first one counts.",
+    };
 
   const outcome = await store(ctx, submission, input, { spec, payload, pack: judged.pack });
   ctx.bus.publish("events");
@@ -178,7 +189,7 @@ type PreparedGroup = {
 
 async function prepareGroups(
   ctx: Ctx,
-  { task, run }: SignedSubmission,
+  { task, run, attempt }: SignedSubmission,
   input: SubmissionInput,
   { spec, payload, pack }: Formed,
   rate: number,
@@ -194,7 +205,7 @@ async function prepareGroups(
   );
   const groups: PreparedGroup[] = [];
   for (let index = 0; index < payload.prompts.length; index++) {
-    const id = newId("group");
+    const id = groupIdOf(attempt, input.pack, index);
     const packed = groupOf(pack, index, payload.groupSize);
     const seed = exampleSeed(spec.seed, toTypeId("task", task.id), index);
     const example = env.example(seed, "train");

@@ -47,7 +47,7 @@ export async function writeBatchPack(ctx: Ctx, batchId: string): Promise<Written
         include: {
           task: { select: { revision: true } },
           rollouts: { orderBy: { index: "asc" } },
-          verifications: { where: { verdict: "ACCEPTED" }, orderBy: { createdAt: "desc" }, take: 1 },
+          verifications: { orderBy: { createdAt: "desc" }, take: 1 },
         },
       },
     },
@@ -176,14 +176,15 @@ async function measuredLogprobs(
   ctx: Ctx,
   group: {
     readonly acceptance: string | null;
-    readonly verifications: readonly { readonly measurementHash: string }[];
+    /** The last one: what an earlier one found was void, or the group would not have been measured again. */
+    readonly verifications: readonly { readonly verdict: string; readonly measurementHash: string }[];
   },
 ): Promise<Float32Array[] | null> {
   // Trusted: nobody measured it, or a validator did that turned out not to measure.
   if (group.acceptance !== "AUDITED") return null;
   const [verification] = group.verifications;
   // Besides those, one whose rejection was overturned: the measurement that accused it is not one to train on.
-  if (verification === undefined) return null;
+  if (verification?.verdict !== "ACCEPTED") return null;
   const measurement = decodeMeasurementPack(await ctx.blobs.read(verification.measurementHash));
   return measurement.rollouts.map((rollout) => rollout.logprobs);
 }

@@ -21,6 +21,24 @@ export type SecretDraws = {
   readonly canary: Uint8Array;
 };
 
+/**
+ * The id of a group. It follows from the attempt and the pack that was committed to, so there is one draw for them: nobody gets another by
+ * sending the same again, or to several processes at once. A UUIDv7 of the time of the claim, the group's place, and a hash.
+ * @param index the group's place in its task, below 4,096.
+ */
+export function groupIdOf(
+  attempt: { readonly id: string; readonly claimedAt: Date },
+  packHash: string,
+  index: number,
+): string {
+  const time = attempt.claimedAt.getTime().toString(16).padStart(12, "0");
+  const hash = createHash("sha256").update(`muster/group/v1\0${attempt.id}\0${packHash}\0${index}`).digest();
+  const variant = ((hash[0] ?? 0) & 0x3f) | 0x80;
+  const tail = `${variant.toString(16)}${hash.toString("hex", 1, 8)}`;
+  const place = index.toString(16).padStart(3, "0");
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${place}-${tail.slice(0, 4)}-${tail.slice(4)}`;
+}
+
 /** HMAC-SHA-256(epoch key, `"muster/<purpose>/v1\0"` ‖ group id (16 bytes) ‖ pack hash (32 bytes)), as docs/protocol.md has it. */
 export function secretDraws(
   key: Uint8Array,
@@ -115,18 +133,12 @@ export const epochLoop: Loop = {
       const openedAt = new Date(Math.max(last?.closedAt?.getTime() ?? 0, Date.now()));
       await insertEpoch(ctx, ctx.prisma, run, (last?.number ?? 0) + 1, openedAt);
     }
-    const closed = await ctx.prisma.auditEpoch.findMany({
-      // An intake that read the key just before the end has stored its groups by then.
-      where: { revealedAt: null, closedAt: { lt: new Date(Date.now() - revealGraceMs) } },
-      take: 64,
-    });
-    for (const epoch of closed) {
-      const open = await ctx.prisma.group.count({
-        where: { runId: epoch.runId, epoch: epoch.number, finalAt: null },
-      });
-      if (open === 0)
-        await ctx.prisma.auditEpoch.update({ where: { id: epoch.id }, data: { revealedAt: new Date() } });
-    }
+    // An intake that read the key just before the end has stored its groups by then. One statement over all of them: so many at a
+    // time, those whose groups are never final would keep all others secret.
+    await ctx.prisma.$executeRaw`
+      UPDATE "AuditEpoch" e SET "revealedAt" = now()
+      WHERE e."revealedAt" IS NULL AND e."closedAt" < ${new Date(Date.now() - revealGraceMs)}
+        AND NOT EXISTS (SELECT 1 FROM "Group" g WHERE g."runId" = e."runId" AND g.epoch = e.number AND g."finalAt" IS NULL)`;
   },
 };
 

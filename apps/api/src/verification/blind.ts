@@ -18,6 +18,7 @@ export async function writeBlindPack(
   },
 ): Promise<{ sha256: string; size: number }> {
   const { spec } = input;
+  const task = toTypeId("task", input.taskId);
   const bytes = encodeBlindPack({
     header: {
       kind: "blind",
@@ -32,7 +33,7 @@ export async function writeBlindPack(
     rollouts: input.rollouts.map((rollout) => ({
       prompt: rollout.prompt,
       tokens: rollout.tokens,
-      key: rolloutKey(spec.seed, toTypeId("task", input.taskId), rollout.index),
+      key: rolloutKey(spec.seed, task, rollout.index),
     })),
   });
   return { sha256: await ctx.blobs.putBytes(bytes), size: bytes.length };

@@ -1,16 +1,15 @@
-import type { Group, Verification } from "@muster/db";
+import type { Group, Task, Verification } from "@muster/db";
 import {
   decodeMeasurementPack,
   decodeRolloutPack,
   environment,
   groupOf,
-  newId,
   type RunSpec,
 } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 import type { Loop } from "../loops.ts";
 import { specOf } from "../runs/spec.ts";
-import { openTasks } from "../tasks/lease.ts";
+import { openTasks, uncountedId } from "../tasks/lease.ts";
 import { epochKeyOf, secretDraws } from "./audit.ts";
 import { writeBlindPack } from "./blind.ts";
 import { type CanaryPurpose, canaryKey, firstTasks, nextCanary, shapeCanary } from "./canary.ts";
@@ -31,11 +30,17 @@ export const canaryLoop: Loop = {
 export async function openCanaries(ctx: Ctx): Promise<number> {
   const runs = await ctx.prisma.$queryRaw<{ id: string }[]>`
     SELECT r.id FROM "Run" r WHERE r.state = 'RUNNING' AND r."stateReason" IS NULL
-      AND EXISTS (SELECT 1 FROM "Task" t WHERE t."runId" = r.id AND t.kind = 'VERIFY' AND t.state = 'OPEN')`;
+      AND (EXISTS (SELECT 1 FROM "Task" t WHERE t."runId" = r.id AND t.kind = 'VERIFY' AND t.state IN ('OPEN', 'LEASED'))
+        OR EXISTS (SELECT 1 FROM "Verification" v WHERE v."runId" = r.id AND v."createdAt" > now() - interval '1 minute'))`;
   let opened = 0;
   for (const { id: runId } of runs) {
-    for (const validator of await dueValidators(ctx, runId)) {
-      if (await openCanary(ctx, runId, validator)) opened++;
+    try {
+      for (const validator of await dueValidators(ctx, runId)) {
+        if (await openCanary(ctx, runId, validator)) opened++;
+      }
+    } catch (error) {
+      // One run's trouble is not the others': it is tried again at the next turn.
+      ctx.log.error({ err: error, run: runId }, "watching a run's validators failed");
     }
   }
   if (opened > 0) ctx.bus.publish("offers:VERIFY");
@@ -58,7 +63,9 @@ async function dueValidators(ctx: Ctx, runId: string): Promise<Due[]> {
         AND p.purpose <> 'REEXECUTION' AND (p.outcome IS NULL OR t.attempt > 0))::int AS issued,
       (SELECT count(*) FROM "Probe" p WHERE p."runId" = g."runId" AND p."nodeId" = g."nodeId" AND p.purpose <> 'REEXECUTION'
         AND p.outcome IS NULL)::int AS open,
-      n."lastSeenAt" > now() - interval '2 minutes' AS present
+      -- Who measures is there, whether it says so or not.
+      (n."lastSeenAt" > now() - interval '2 minutes' OR EXISTS (SELECT 1 FROM "Verification" v
+        WHERE v."validatorNodeId" = g."nodeId" AND v."runId" = g."runId" AND v."createdAt" > now() - interval '1 day')) AS present
     FROM "RoleGrant" g JOIN "Node" n ON n.id = g."nodeId"
       LEFT JOIN "NodeTrust" t ON t."runId" = g."runId" AND t."nodeId" = g."nodeId"
     WHERE g."runId" = ${runId}::uuid AND g.role = 'VALIDATOR' AND g."revokedAt" IS NULL
@@ -82,20 +89,23 @@ type Source = Group & { verificationId: string; verifyTaskId: string; measuremen
 
 async function openCanary(ctx: Ctx, runId: string, { nodeId, purpose, place }: Due): Promise<boolean> {
   const waiting = await ctx.prisma.task.findMany({
-    where: { runId, kind: "VERIFY", state: "OPEN", NOT: { excludedNodes: { has: nodeId } } },
+    // Untouched ones: what somebody gave back is older than what the validator has seen the end of, and a canary has no such excuse.
+    where: { runId, kind: "VERIFY", state: "OPEN", attempt: 0, NOT: { excludedNodes: { has: nodeId } } },
     orderBy: { id: "asc" },
     take: firstTasks,
   });
   const neighbour = waiting[Math.min(place, waiting.length - 1)];
-  if (neighbour?.policyVersion == null || neighbour.manifestHash === null) return false;
-  const { policyVersion, manifestHash, revision } = neighbour;
-  const sources = await knownGroups(ctx, { runId, nodeId, policyVersion });
+  // Whoever is so fast that nothing ever waits gets one by itself, as single audits come.
+  const pattern = neighbour ?? (place === 0 ? await measuredLast(ctx, runId, nodeId) : null);
+  if (pattern?.policyVersion == null || pattern.manifestHash === null) return false;
+  const { policyVersion, manifestHash, revision } = pattern;
+  const sources = await knownGroups(ctx, { runId, nodeId, policyVersion, revision });
   for (const source of sources) {
     const spec = await specOf(ctx.prisma, runId, revision);
     const made = await makeCanary(ctx, source, purpose, spec);
     if (made === null) continue;
     // Among the audits it waits with: made later and still not newer than they are, for a task's id and date are no secret.
-    const id = neighbour.id.slice(0, 13) + newId().slice(13);
+    const id = uncountedId(neighbour?.id);
     await ctx.prisma.$transaction(async (tx) => {
       await tx.pack.createMany({
         data: [{ sha256: made.sha256, size: BigInt(made.size), kind: "BLIND" }],
@@ -115,7 +125,8 @@ async function openCanary(ctx: Ctx, runId: string, { nodeId, purpose, place }: D
           excludedNodes: [source.nodeId],
         },
       ]);
-      await tx.task.update({ where: { id }, data: { createdAt: neighbour.createdAt } });
+      if (neighbour !== undefined)
+        await tx.task.update({ where: { id }, data: { createdAt: neighbour.createdAt } });
       await insertProbes(tx, [
         {
           taskId: id,
@@ -133,30 +144,46 @@ async function openCanary(ctx: Ctx, runId: string, { nodeId, purpose, place }: D
     });
     return true;
   }
-  if (sources.length === 0) await askForSource(ctx, { runId, nodeId, policyVersion });
+  if (sources.length === 0) await askForSource(ctx, { runId, nodeId, policyVersion, revision });
   return false;
 }
 
+/** The audit that a validator measured last, if it was just now. */
+async function measuredLast(ctx: Ctx, runId: string, nodeId: string): Promise<Task | null> {
+  const last = await ctx.prisma.verification.findFirst({
+    where: { runId, validatorNodeId: nodeId, createdAt: { gt: new Date(Date.now() - 60_000) } },
+    orderBy: { createdAt: "desc" },
+    select: { taskId: true },
+  });
+  return last && ctx.prisma.task.findUnique({ where: { id: last.taskId } });
+}
+
+/** What a canary and its source have in common: another revision may measure otherwise. */
+type Like = {
+  readonly runId: string;
+  readonly nodeId: string;
+  readonly policyVersion: number;
+  readonly revision: number;
+};
+
 /**
- * Accepted groups of a version whose measurement is beyond doubt, which this validator has never seen and nobody has had as a canary:
+ * Accepted groups of a version whose measurement is beyond doubt, which this validator has never seen and nobody has fetched as a canary:
  * measured by one of the organizer's own, or measured again by one and found right. The newest first, those only its own have seen before others, since
  * strangers may tell each other.
  */
-async function knownGroups(
-  ctx: Ctx,
-  { runId, nodeId, policyVersion }: { runId: string; nodeId: string; policyVersion: number },
-): Promise<Source[]> {
+async function knownGroups(ctx: Ctx, { runId, nodeId, policyVersion, revision }: Like): Promise<Source[]> {
   const own = [...(await ownValidators(ctx.prisma, runId))].filter((id) => id !== nodeId);
   return ctx.prisma.$queryRaw<Source[]>`
     SELECT g.*, v.id AS "verificationId", v."taskId" AS "verifyTaskId", v."measurementHash"
-    FROM "Group" g JOIN "Verification" v ON v."groupId" = g.id
+    FROM "Group" g JOIN "Verification" v ON v."groupId" = g.id JOIN "Task" t ON t.id = g."taskId" AND t.revision = ${revision}
     WHERE g."runId" = ${runId}::uuid AND g.state IN ('ACCEPTED', 'SET_ASIDE') AND g."policyVersion" = ${policyVersion}
       AND g."nodeId" <> ${nodeId}::uuid AND v.verdict = 'ACCEPTED' AND v."validatorNodeId" <> ${nodeId}::uuid
       AND (v."validatorNodeId" = ANY(${own}::uuid[])
         OR EXISTS (SELECT 1 FROM "Probe" p WHERE p."verificationId" = v.id AND p.purpose = 'REEXECUTION' AND p.outcome = 'AGREED'
           AND p."nodeId" = ANY(${own}::uuid[])))
       AND NOT EXISTS (SELECT 1 FROM "Verification" m WHERE m."groupId" = g.id AND m."validatorNodeId" = ${nodeId}::uuid)
-      AND NOT EXISTS (SELECT 1 FROM "Probe" p WHERE p."groupId" = g.id AND (p.purpose <> 'REEXECUTION' OR p."nodeId" = ${nodeId}::uuid))
+      AND NOT EXISTS (SELECT 1 FROM "Probe" p JOIN "Task" k ON k.id = p."taskId" WHERE p."groupId" = g.id
+        AND CASE p.purpose WHEN 'REEXECUTION' THEN p."nodeId" = ${nodeId}::uuid ELSE p.outcome IS NULL OR k.attempt > 0 END)
     ORDER BY (v."validatorNodeId" = ANY(${own}::uuid[])) DESC, g.id DESC LIMIT 8`;
 }
 
@@ -184,10 +211,7 @@ async function makeCanary(ctx: Ctx, source: Source, purpose: CanaryPurpose, spec
 }
 
 /** No group will do: has one measured again, which makes it known. */
-async function askForSource(
-  ctx: Ctx,
-  { runId, nodeId, policyVersion }: { runId: string; nodeId: string; policyVersion: number },
-): Promise<void> {
+async function askForSource(ctx: Ctx, { runId, nodeId, policyVersion, revision }: Like): Promise<void> {
   const pending = await ctx.prisma.probe.count({
     where: { runId, policyVersion, purpose: "REEXECUTION", outcome: null },
   });
@@ -196,6 +220,7 @@ async function askForSource(
     where: {
       runId,
       policyVersion,
+      task: { revision },
       state: { in: ["ACCEPTED", "SET_ASIDE"] },
       nodeId: { not: nodeId },
       probes: { none: {} },

@@ -202,10 +202,41 @@ export async function overturnCase(tx: Tx, accused: Case, by: Decision): Promise
 /** Decides cases whose time has come, and has those measured again that still wait for it. */
 export const casesLoop: Loop = { name: "cases", everyMs: 5_000, leader: true, run: settleCases };
 
+/** Cases looked at in one query. */
+const perPage = 256;
+
 /** @returns how many cases were decided. */
 export async function settleCases(ctx: Ctx): Promise<number> {
   const patience = new Date(Date.now() - undecidedDays * 86_400_000);
-  const open = await ctx.prisma.case.findMany({
+  // Those of a run whose credits do not cover a refund stay due, as do those that were tried often enough: they hold up nobody else's.
+  const failing = new Set<string>();
+  let decided = 0;
+  let after: string | undefined;
+  for (;;) {
+    const due = await dueCases(ctx, patience, after);
+    for (const accused of due) {
+      if (failing.has(accused.runId)) continue;
+      try {
+        if (await settleDue(ctx, accused, patience)) decided++;
+      } catch (error) {
+        failing.add(accused.runId);
+        ctx.log.error({ err: error, run: accused.runId }, "settling a run's cases failed");
+      }
+    }
+    if (due.length > 0) {
+      ctx.bus.publish("events");
+      ctx.bus.publish("offers:VERIFY");
+    }
+    after = due.at(-1)?.id;
+    if (due.length < perPage) return decided;
+  }
+}
+
+type Due = { readonly id: string; readonly nodeId: string; readonly runId: string };
+
+/** Open cases about which something may be done, the oldest first. */
+function dueCases(ctx: Ctx, patience: Date, after: string | undefined): Promise<Due[]> {
+  return ctx.prisma.case.findMany({
     where: {
       state: "OPEN",
       OR: [
@@ -219,24 +250,20 @@ export async function settleCases(ctx: Ctx): Promise<number> {
         },
       ],
     },
-    orderBy: { openUntil: "asc" },
-    take: 256,
+    orderBy: [{ openUntil: "asc" }, { id: "asc" }],
+    take: perPage,
+    ...(after === undefined ? {} : { cursor: { id: after }, skip: 1 }),
     select: { id: true, nodeId: true, runId: true },
   });
-  let decided = 0;
-  for (const { id, nodeId, runId } of open) {
-    const moved = await ctx.prisma.$transaction(async (tx) => {
-      await lockStandings(tx, runId, [nodeId]);
-      return settleCase(tx, await tx.case.findUniqueOrThrow({ where: { id } }), patience);
-    });
-    if (moved) decided++;
-    if (moved) ctx.bus.publish(`run:${runId}`);
-  }
-  if (open.length > 0) {
-    ctx.bus.publish("events");
-    ctx.bus.publish("offers:VERIFY");
-  }
-  return decided;
+}
+
+async function settleDue(ctx: Ctx, { id, nodeId, runId }: Due, patience: Date): Promise<boolean> {
+  const moved = await ctx.prisma.$transaction(async (tx) => {
+    await lockStandings(tx, runId, [nodeId]);
+    return settleCase(tx, await tx.case.findUniqueOrThrow({ where: { id } }), patience);
+  });
+  if (moved) ctx.bus.publish(`run:${runId}`);
+  return moved;
 }
 
 async function settleCase(tx: Tx, accused: Case, patience: Date): Promise<boolean> {

@@ -16,7 +16,7 @@ import {
   encodeEvidence,
 } from "@muster/verification";
 import { allows } from "../auth/permissions.ts";
-import type { Ctx } from "../context.ts";
+import type { Actor, Ctx } from "../context.ts";
 import { CodedError, notFound } from "../errors.ts";
 import { type Exchange, sendJson } from "../http/exchange.ts";
 import { specOf } from "../runs/spec.ts";
@@ -48,7 +48,7 @@ export async function serveEvidence(ctx: Ctx, exchange: Exchange): Promise<void>
   const id = url.pathname.slice("/evidence/".length);
   const group = await readableGroup(ctx, fromTypeId(id, "group"));
   // One bundle at a time: each holds its packs and a whole checkpoint in memory.
-  const bytes = await inTurn("evidence", () => buildEvidence(ctx, group));
+  const bytes = await inLine(ctx, () => inTurn("evidence", () => buildEvidence(ctx, group)));
   res.writeHead(200, {
     "Content-Type": "application/octet-stream",
     "Content-Length": bytes.length,
@@ -57,6 +57,42 @@ export async function serveEvidence(ctx: Ctx, exchange: Exchange): Promise<void>
     "Cache-Control": "private, no-store",
   });
   res.end(req.method === "HEAD" ? undefined : bytes);
+}
+
+/** Bundles that a caller may wait for at once: nobody fills the line alone. */
+const mostWaiting = 4;
+const waiting = new Map<string, number>();
+
+async function inLine<T>({ actor }: Ctx, work: () => Promise<T>): Promise<T> {
+  const caller = callerOf(actor);
+  const before = waiting.get(caller) ?? 0;
+  if (before >= mostWaiting)
+    throw new CodedError(
+      "RATE_LIMITED",
+      `You are waiting for ${before} bundles already. Fetch one after the other.`,
+      { details: { retryAfterSeconds: 1 } },
+    );
+  waiting.set(caller, before + 1);
+  try {
+    return await work();
+  } finally {
+    const left = (waiting.get(caller) ?? 1) - 1;
+    if (left === 0) waiting.delete(caller);
+    else waiting.set(caller, left);
+  }
+}
+
+function callerOf(actor: Actor): string {
+  switch (actor.kind) {
+    case "node":
+      return actor.nodeId;
+    case "person":
+      return actor.userId;
+    case "apiKey":
+      return actor.keyId;
+    default:
+      return actor.kind;
+  }
 }
 
 /** Where a group's evidence is fetched; null when it cannot be made, because its submission is older than kept signatures. */
@@ -172,7 +208,13 @@ async function buildEvidence(ctx: Ctx, group: Group): Promise<Uint8Array> {
       : { auditEntry: { seq: Number(entry.seq), hash: entry.hash } }),
     createdAt: (group.decidedAt ?? group.submittedAt).toISOString(),
   };
-  const parts = await partsOf(ctx, group, canonicalJson(spec), verification);
+  const parts = await partsOf(ctx, group, canonicalJson(spec), verification).catch((error: unknown) => {
+    if (!(error instanceof CodedError) || error.code !== "BLOB_NOT_FOUND") throw error;
+    const what = `The evidence of ${header.group} has expired: retention deleted a part of it.`;
+    throw new CodedError(error.code, `${what} Only groups with a case keep theirs for good.`, {
+      cause: error,
+    });
+  });
   return encodeEvidence(header, parts, (bytes) => signAsCoordinator(ctx, bytes));
 }
 

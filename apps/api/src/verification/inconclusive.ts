@@ -5,6 +5,7 @@ import { specOf } from "../runs/spec.ts";
 import { openTask } from "../tasks/lease.ts";
 import { awaitsVerdict, decideAgainst } from "./acceptance.ts";
 import { recordEntries } from "./record.ts";
+import { ownValidators } from "./reexecution.ts";
 import { lockStandings, recordOutcome } from "./trust.ts";
 
 // A check that cannot run accuses nobody. The group is measured again, on up to two other validators; when that does not help either it
@@ -90,8 +91,9 @@ async function giveUp(tx: Tx, group: Group, spec: RunSpec, reason: string): Prom
 }
 
 /**
- * Whether the trouble is on our side. It is, unless several validators failed at this very group while probes of the same policy version
- * whose outcome is known came out right, all of them: with no evidence either way nobody's trust is touched.
+ * Whether the trouble is on our side. It is, unless several validators, one of the organizer's own among them, failed at this very group
+ * while probes of the same policy version whose outcome is known came out right, all of them: with no evidence either way nobody's trust
+ * is touched.
  */
 async function isOurs(tx: Tx, group: Group): Promise<boolean> {
   const inconclusive = await tx.verification.findMany({
@@ -109,7 +111,9 @@ async function isOurs(tx: Tx, group: Group): Promise<boolean> {
     ...inconclusive.map(({ validatorNodeId }) => validatorNodeId),
     ...failed.map(({ nodeId }) => nodeId),
   ]);
-  if (validators.size < 2) return true;
+  // Strangers may tell each other whose tokens they have: two of them alone accuse nobody.
+  const own = await ownValidators(tx, group.runId);
+  if (validators.size < 2 || ![...validators].some((id) => own.has(id))) return true;
   const probes = await tx.probe.findMany({
     where: {
       runId: group.runId,

@@ -1,6 +1,7 @@
 import type { Probe } from "@muster/db";
 import { decodeMeasurementPack, decodeRolloutPack } from "@muster/protocol";
 import type { GroupDecision } from "@muster/verification";
+import { allows } from "../auth/permissions.ts";
 import { builder } from "../builder.ts";
 import type { Ctx } from "../context.ts";
 import { specOf } from "../runs/spec.ts";
@@ -37,7 +38,8 @@ builder.prismaObjectField("Case", "reexecutions", (t) =>
     nullable: true,
     description:
       "Decided re-executions of its group, oldest first; null to whoever is not of the organization.",
-    authScopes: { can: "rollout:read" },
+    // The organization's: who owns the accused node reads the case, and may belong to another one.
+    authScopes: ({ organizationId }, _args, { actor }) => allows(actor, "rollout:read", organizationId),
     unauthorizedResolver: () => null,
     select: { groupId: true },
     resolve: (query, { groupId }, _args, ctx) =>

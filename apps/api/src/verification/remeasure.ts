@@ -49,11 +49,15 @@ export async function remeasureVoid(ctx: Ctx): Promise<number> {
   });
   let total = 0;
   for (const { id } of runs) {
-    let opened = await remeasureRun(ctx, id);
-    total += opened;
-    while (opened === perPass) {
-      opened = await remeasureRun(ctx, id);
-      total += opened;
+    try {
+      let opened: number;
+      do {
+        opened = await remeasureRun(ctx, id);
+        total += opened;
+      } while (opened === perPass);
+    } catch (error) {
+      // One run's trouble is not the others', nor that of whoever submitted: it is tried again at the next turn.
+      ctx.log.error({ err: error, run: id }, "measuring a run's void audits again failed");
     }
   }
   return total;

@@ -27,7 +27,12 @@ export const trustedLoop: Loop = {
     });
     for (const { runId } of runs) {
       if (turn.signal.aborted) return;
-      await acceptTrusted(ctx, runId);
+      try {
+        await acceptTrusted(ctx, runId);
+      } catch (error) {
+        // One run's trouble is not the others': it is tried again at the next turn.
+        ctx.log.error({ err: error, run: runId }, "accepting a run's trusted groups failed");
+      }
     }
   },
 };

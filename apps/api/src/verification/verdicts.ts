@@ -29,10 +29,12 @@ export async function applyVerdicts(
   tx: Tx,
   sound: readonly Sound[],
 ): Promise<{ outcomes: SubmissionOutcome[] }> {
-  await lockConcerned(tx, sound);
-  const fences = await acceptSubmissions(
+  const barred = await lockConcerned(tx, sound);
+  // What it measured before it was found out counts as little as what it would measure now.
+  const heard = sound.filter((each) => !barred.has(keyOf(each)));
+  const accepted = await acceptSubmissions(
     tx,
-    sound.map(({ submission, input }) => ({
+    heard.map(({ submission, input }) => ({
       taskId: submission.task.id,
       attempt: input.attempt,
       nodeId: submission.nodeId,
@@ -40,6 +42,7 @@ export async function applyVerdicts(
       signature: input.signature,
     })),
   );
+  const fences = sound.map((each) => accepted[heard.indexOf(each)]);
   const fresh = sound.filter((_, i) => fences[i]?.kind === "fresh");
   if (fresh.length > 0) {
     await lockPayments(tx, fresh);
@@ -60,22 +63,30 @@ export async function applyVerdicts(
   }
   const outcomes = sound.map(({ submission: { task } }, i): SubmissionOutcome => {
     const fence = fences[i];
-    if (fence === undefined || fence.kind === "lost")
-      return { kind: "lost", taskId: task.id, message: fence?.message ?? "" };
+    if (fence === undefined) return { kind: "lost", taskId: task.id, message: quarantined };
+    if (fence.kind === "lost") return { kind: "lost", taskId: task.id, message: fence.message };
     return { kind: "submitted", taskId: task.id, duplicate: fence.kind === "duplicate" };
   });
   return { outcomes };
 }
 
-/** Locks what everybody locks first, in everybody's order: runs that may lose groups from a batch, then standings. */
-async function lockConcerned(tx: Tx, sound: readonly Sound[]): Promise<void> {
+const quarantined =
+  "This node is quarantined in the run: it decides nothing any more, also not what it measured before.";
+const keyOf = ({ group, submission }: Sound) => `${group.runId} ${submission.nodeId}`;
+
+/**
+ * Locks what everybody locks first, in everybody's order: runs that may lose groups from a batch, then standings.
+ * @returns the runs' validators that may decide nothing, by `keyOf`
+ */
+async function lockConcerned(tx: Tx, sound: readonly Sound[]): Promise<Set<string>> {
   const rejects = sound.filter((each) =>
     each.kind === "group" ? each.verdict.verdict === "REJECTED" : each.verdict !== null,
   );
   for (const runId of runsOf(rejects)) await lockRun(tx, runId);
+  const barred = new Set<string>();
   for (const runId of runsOf(sound)) {
     const own = sound.filter(({ group }) => group.runId === runId);
-    await lockStandings(
+    const standings = await lockStandings(
       tx,
       runId,
       own.flatMap((each) => [
@@ -84,7 +95,12 @@ async function lockConcerned(tx: Tx, sound: readonly Sound[]): Promise<void> {
         ...(each.kind === "probe" ? [each.known.validatorNodeId] : []),
       ]),
     );
+    for (const each of own) {
+      const state = standings.get(each.submission.nodeId)?.state;
+      if (state === "QUARANTINED" || state === "EJECTED") barred.add(keyOf(each));
+    }
   }
+  return barred;
 }
 
 async function lockPayments(tx: Tx, fresh: readonly Sound[]): Promise<void> {

@@ -29,23 +29,34 @@ export type FindCheckpoint = (evidence: Evidence) => Promise<ReadonlyMap<string,
 export type Settings = {
   /** Who must have signed; anybody when undefined. */
   coordinatorKey: string | undefined;
+  /** What the bundle was fetched for; anything when left out. */
+  about?: { group: string; run?: string };
   /** Measures; undefined: only the stored measurement is judged. */
   measurer: Measurer | undefined;
 };
 
 /**
  * Opens a bundle, judges it and says what differs.
- * @throws EvidenceError for bytes that are no whole bundle, Failure `WRONG_COORDINATOR`, and as the measurer.
+ * @throws EvidenceError for bytes that are no whole bundle, Failure `WRONG_COORDINATOR` or `WRONG_GROUP`, and as the measurer.
  */
 export async function verifyBundle(bytes: Uint8Array, settings: Settings): Promise<Verified> {
   const evidence = openEvidence(bytes);
-  const { coordinator } = evidence.header;
+  const { coordinator, group, run } = evidence.header;
   if (settings.coordinatorKey !== undefined && settings.coordinatorKey !== coordinator) {
     throw new Failure({
       exit: "failed",
       code: "WRONG_COORDINATOR",
       what: `The bundle is signed by ${coordinator}, not by ${settings.coordinatorKey}.`,
       why: "Somebody else made it, or the coordinator has a new secret.",
+    });
+  }
+  const { about } = settings;
+  if (about !== undefined && (about.group !== group || (about.run ?? run) !== run)) {
+    throw new Failure({
+      exit: "failed",
+      code: "WRONG_GROUP",
+      what: `The coordinator was asked for ${about.group} and answered with ${group} of ${run}.`,
+      why: "A bundle of another group says nothing about this one.",
     });
   }
   const stored = judgeEvidence(evidence);

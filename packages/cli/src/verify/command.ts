@@ -77,9 +77,10 @@ export async function verifyIds(
   const { save, signal } = options;
   await using measurer = onlineMeasurer(client, options);
   const coordinatorKey = await keyOf(client, options);
-  const bytes = await client.evidence.get({ group: await groupOf(client, id, signal) }, { signal });
+  const group = await groupOf(client, id, signal);
+  const bytes = await client.evidence.get({ group }, { signal });
   if (save !== undefined) await writeFile(save, bytes);
-  const verified = await verifyBundle(bytes, { coordinatorKey, measurer });
+  const verified = await verifyBundle(bytes, { coordinatorKey, measurer, about: { group } });
   return tell(verified, measurer?.provider, terminal);
 }
 
@@ -95,6 +96,8 @@ export async function verifyRun(
   const coordinatorKey = await keyOf(client, options);
   if (save !== undefined) await mkdir(save, { recursive: true });
   const seen = new Set<string>();
+  /** Groups by what their workers signed: one submission is not the evidence of two. */
+  const places = new Map<string, string>();
   const differing: Verified[] = [];
   let gone = 0;
   for await (const { group } of client.runs.verifications({ run: id }, { signal })) {
@@ -110,7 +113,8 @@ export async function verifyRun(
       continue;
     }
     if (save !== undefined) await writeFile(join(save, `${group.id}.evidence`), bytes);
-    const verified = await verifyBundle(bytes, { coordinatorKey, measurer });
+    const about = { group: group.id, run: id };
+    const verified = onceOnly(places, await verifyBundle(bytes, { coordinatorKey, measurer, about }));
     if (!verified.agrees) differing.push(verified);
     terminal.value(verifiedJson(verified));
   }
@@ -137,6 +141,17 @@ export async function verifyRun(
   );
   terminal.value({ run: id, groups: checked, agree: checked - differing.length, gone });
   return differing.length === 0 ? "ok" : "failed";
+}
+
+/** The same, but that it differs when its rollouts are another group's already: a bundle's own word is all that names its group. */
+function onceOnly(places: Map<string, string>, verified: Verified): Verified {
+  const { group, task, index } = verified.evidence.header;
+  const place = `${task} ${index}`;
+  const other = places.get(place);
+  places.set(place, group);
+  if (other === undefined) return verified;
+  const differences = [...verified.differences, `Its rollouts are those of ${other}.`];
+  return { ...verified, agrees: false, differences };
 }
 
 /** Codes with which the coordinator says that a group's packs are not there any more. */
