@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import {
   type ChildSpec,
   createSupervisor,
@@ -48,6 +48,22 @@ test("a child that ends is started again, each time a little later, and writes t
     "child ended (status 3); starting it again in 2 s",
     "child ended (status 3); starting it again in 4 s",
   ]);
+});
+
+test("only a child that needs the installation's credentials inherits them", async () => {
+  await using place = await testFolder();
+  const folder = openStateFolder(place.path);
+  vi.stubEnv("S3_SECRET_ACCESS_KEY", "of the store");
+  vi.stubEnv("DATABASE_URL", "of the database");
+  const supervisor = createSupervisor(folder, () => {});
+  const tell = "console.log(process.env.S3_SECRET_ACCESS_KEY, process.env.DATABASE_URL, process.env.HOME)";
+  const node = supervisor.start(child(tell, { mayFinish: true }));
+  await until("end", () => node.pid === undefined);
+  expect(logOf(folder).trim()).toBe(`undefined undefined ${process.env.HOME}`);
+  const coordinator = supervisor.start(child(tell, { mayFinish: true, credentials: true }));
+  await until("end", () => coordinator.pid === undefined);
+  expect(logOf(folder)).toContain("of the store of the database");
+  vi.unstubAllEnvs();
 });
 
 test("a child that may finish is left alone when it does", async () => {

@@ -30,6 +30,7 @@ export function startCoordinator(
     args: [join(repository, "apps", "api", "src", "main.ts")],
     cwd: repository,
     grace: 10_000,
+    credentials: true,
     env: () => ({
       NODE_ENV: "production",
       DATABASE_URL: options.databaseUrl(),

@@ -14,6 +14,8 @@ export type ChildSpec = {
   cwd: string;
   /** Read anew at every start: the database's URL may have changed. */
   env(): Record<string, string | undefined>;
+  /** Whether it inherits credentials of the environment, such as the store's; only the coordinator needs them. */
+  credentials?: boolean;
   /** Milliseconds between SIGTERM and SIGKILL. */
   grace: number;
   /** Whether it may end by itself without being started again, with status 0. */
@@ -116,12 +118,12 @@ class Supervised implements Child {
   }
 
   launch(): void {
-    const { args, cwd, env } = this.#spec;
+    const { args, cwd, env, credentials = false } = this.#spec;
     rotate(this.logFile);
     const log = openSync(this.logFile, "a");
     const child = spawn(process.execPath, ["--import", leash, ...args], {
       cwd,
-      env: { ...process.env, ...env() },
+      env: { ...(credentials ? process.env : withoutCredentials(process.env)), ...env() },
       // A group of its own: Ctrl-C reaches the supervisor alone, which ends its children in order.
       detached: process.platform !== "win32",
       stdio: ["ignore", log, log, "ipc"],
@@ -228,4 +230,12 @@ function signal(pid: number, name: NodeJS.Signals): void {
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+const credentialNames =
+  /^(DATABASE_URL|REDIS_URL|MUSTER_SECRET|MUSTER_OPERATOR_TOKEN|(S3|AWS)_.*(KEY|TOKEN).*)$/;
+
+/** A node computes for runs that others wrote: what it does not know it cannot give away. */
+function withoutCredentials(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(environment).filter(([name]) => !credentialNames.test(name)));
 }
