@@ -64,6 +64,7 @@ const checkpointOf = (version: number): LocalCheckpoint => {
     model,
     config: new Uint8Array(files.config),
     tokenizer: new Uint8Array(files.tokenizer),
+    weightsFile: async () => new Uint8Array(files.model),
     weights: async () => flat,
   };
 };
@@ -104,7 +105,10 @@ beforeAll(() => {
   ctx = {
     client,
     identity: { publicKey: "", sign: () => new Uint8Array(64), signHex: () => "" },
-    checkpoints: { open: async ({ manifest }) => checkpointOf(manifests.indexOf(manifest)) },
+    checkpoints: {
+      open: async ({ manifest }) => checkpointOf(manifests.indexOf(manifest)),
+      progress: () => undefined,
+    },
     engines,
     log: createLog({ level: "silent" }),
     [Symbol.asyncDispose]: () => engines[Symbol.asyncDispose](),

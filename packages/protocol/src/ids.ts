@@ -26,6 +26,12 @@ export const idPrefixes = [
   "event",
   "case",
   "grant",
+  "relay",
+  "receipt",
+  "rule",
+  "alert",
+  "hook",
+  "delivery",
 ] as const;
 
 /** The prefix of a TypeID: what kind of thing it names. */

@@ -20,9 +20,12 @@ export {
   manifestBytes,
   manifestHash,
   manifestSchema,
+  maxDeltaChain,
   parseManifest,
+  shardsRoot,
   type UnsignedManifest,
 } from "./manifest.ts";
+export { merkleRoot } from "./merkle.ts";
 export { PackError, type PackErrorCode } from "./pack-error.ts";
 export {
   type BatchPack,
@@ -50,8 +53,9 @@ export {
   type Sample,
   type SamplesPack,
 } from "./packs.ts";
-export { type PhiloxBlock, type PhiloxKey, philox4x32 } from "./philox.ts";
+export { type PhiloxBlock, type PhiloxKey, philox4x32, philoxInto } from "./philox.ts";
 export { ProtocolError, type ProtocolErrorCode } from "./protocol-error.ts";
+export { encodeRelayTicket, parseRelayTicket, type RelayTicket, relayTicketBytes } from "./relay-ticket.ts";
 export {
   baseSpecSchema,
   demoRunSpec,

@@ -1,6 +1,7 @@
 import { utf8ToBytes } from "@noble/hashes/utils.js";
 import { z } from "zod";
 import { canonicalJson, hashHex } from "./canonical.ts";
+import { merkleRoot } from "./merkle.ts";
 import { ProtocolError } from "./protocol-error.ts";
 import { signed } from "./signing.ts";
 
@@ -32,6 +33,32 @@ const fileSchema = z.strictObject({
     .max(100_000),
 });
 
+/** Deltas that may follow each other before a checkpoint is fetched whole again. */
+export const maxDeltaChain = 16;
+
+const deltaSchema = z.strictObject({
+  codec: z.literal("muster/delta/v1"),
+  /**
+   * The checkpoints it can be made from, newest first. The first is the one that this delta changes; each further one is what the delta of
+   * the one before it changes.
+   */
+  chain: z
+    .array(
+      z.strictObject({
+        /** Policy version. */
+        version: z.int().min(0),
+        /** Its manifest's hash. */
+        manifest: sha256Hex,
+        /** Bytes of the delta that leads from this checkpoint to the one before it in the list; of the first, of this delta. */
+        bytes: z.int().min(1),
+      }),
+    )
+    .min(1)
+    .max(maxDeltaChain),
+  /** What changed in `model.safetensors`. It is not one of the checkpoint's files: they describe the whole checkpoint. */
+  file: fileSchema.extend({ name: z.literal("model.safetensors.delta") }),
+});
+
 /** What a checkpoint is made of. Its file is its canonical JSON, and its name everywhere is that file's SHA-256. */
 export const manifestSchema = z.strictObject({
   schema: z.literal("muster/checkpoint/v1"),
@@ -44,6 +71,10 @@ export const manifestSchema = z.strictObject({
   created: z.iso.datetime(),
   tensors: z.array(tensorSchema).min(1).max(100_000),
   files: z.array(fileSchema).min(1).max(64),
+  /** How to get `model.safetensors` from an earlier version's; null when it is only to be had whole. */
+  delta: deltaSchema.nullable(),
+  /** {@link merkleRoot} over the shards of all files, in order, then the delta's. */
+  root: sha256Hex,
   /** SHA-256 of `model.safetensors`. */
   whole: sha256Hex,
   /** Ed25519 public key, raw 32 bytes in hexadecimal. */
@@ -55,6 +86,12 @@ export const manifestSchema = z.strictObject({
 export type Manifest = z.output<typeof manifestSchema>;
 /** A manifest before its trainer has signed it. */
 export type UnsignedManifest = Omit<Manifest, "signature">;
+
+/** What `root` of a manifest with these files and this delta must be. */
+export function shardsRoot({ files, delta }: Pick<Manifest, "files" | "delta">): string {
+  const all = delta === null ? files : [...files, delta.file];
+  return merkleRoot(all.flatMap(({ shards }) => shards.map(({ sha256 }) => sha256)));
+}
 
 /** The bytes the trainer signs: `"muster/manifest/v1\0"` and the canonical JSON of everything but the signature. */
 export function manifestBytes(manifest: UnsignedManifest | Manifest): Uint8Array {
@@ -103,16 +140,18 @@ export function parseManifest(bytes: Uint8Array): Manifest {
 
 const maxManifestBytes = 16 * 2 ** 20;
 
-function flawOf({ version, parent, files, tensors, whole }: Manifest): string | undefined {
+function flawOf(manifest: Manifest): string | undefined {
+  const { version, parent, files, tensors, whole, delta, root } = manifest;
   if (parent !== null && parent >= version)
     return `its parent ${parent} is not older than version ${version}`;
   // As a file system that knows no case sees them: they end up in one folder, beside the manifest itself.
   const names = files.map(({ name }) => name.toLowerCase());
   if (new Set(names).size !== files.length) return "two of its files have the same name";
   if (names.includes("manifest.json")) return "one of its files is called manifest.json, as it is itself";
+  if (names.includes("model.safetensors.delta")) return "one of its files has the name of the delta";
   if (new Set(tensors.map(({ name }) => name)).size !== tensors.length)
     return "two of its tensors have the same name";
-  for (const file of files) {
+  for (const file of delta === null ? files : [...files, delta.file]) {
     if (file.shards.some(({ index }, position) => index !== position))
       return `the shards of ${file.name} are not in order`;
     const total = file.shards.reduce((sum, shard) => sum + shard.size, 0);
@@ -121,6 +160,14 @@ function flawOf({ version, parent, files, tensors, whole }: Manifest): string | 
   const weights = files.find(({ name }) => name === "model.safetensors");
   if (weights === undefined) return "it has no model.safetensors";
   if (weights.sha256 !== whole) return "`whole` is not the hash of model.safetensors";
+  if (delta !== null) {
+    const [from] = delta.chain;
+    if (from?.version !== parent) return "its delta does not start from its parent";
+    if (from?.bytes !== delta.file.size) return "its chain has another size for the delta than the file";
+    if (delta.chain.some(({ version }, i) => i > 0 && version >= (delta.chain[i - 1]?.version ?? 0)))
+      return "the versions of its chain do not go back";
+  }
+  if (shardsRoot(manifest) !== root) return "`root` is not the Merkle root of its shards";
   let end = 0;
   for (const tensor of tensors.toSorted((a, b) => a.offset - b.offset)) {
     const expected = tensor.shape.reduce((product, n) => product * n, dtypeBytes[tensor.dtype]);

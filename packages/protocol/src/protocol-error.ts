@@ -7,7 +7,8 @@ export type ProtocolErrorCode =
   | "INVALID_CHARACTER"
   | "UNKNOWN_ENVIRONMENT"
   | "SPLIT_EXHAUSTED"
-  | "INVALID_MANIFEST";
+  | "INVALID_MANIFEST"
+  | "INVALID_TICKET";
 
 /** A caller's mistake, by code. Retrying the same call cannot help. */
 export class ProtocolError extends Error {

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, sign, verify } from "node:crypto";
+import { createHash, generateKeyPairSync, sign, verify } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
@@ -8,14 +8,34 @@ import {
   type Manifest,
   manifestBytes,
   manifestHash,
+  maxDeltaChain,
+  merkleRoot,
   newId,
   parseManifest,
+  shardsRoot,
   toTypeId,
   type UnsignedManifest,
 } from "../src/index.ts";
 
 const { publicKey, privateKey } = generateKeyPairSync("ed25519");
 const shard = (index: number, size: number) => ({ index, size, sha256: hashHex(`${index}`) });
+const files: Manifest["files"] = [
+  { name: "model.safetensors", size: 2632, sha256: hashHex("w"), shards: [shard(0, 2000), shard(1, 632)] },
+  { name: "config.json", size: 5, sha256: hashHex("c"), shards: [shard(0, 5)] },
+];
+const delta: Manifest["delta"] = {
+  codec: "muster/delta/v1",
+  chain: [
+    { version: 2, manifest: hashHex("v2"), bytes: 70 },
+    { version: 1, manifest: hashHex("v1"), bytes: 90 },
+  ],
+  file: {
+    name: "model.safetensors.delta",
+    size: 70,
+    sha256: hashHex("d"),
+    shards: [shard(0, 40), shard(1, 30)],
+  },
+};
 const unsigned: UnsignedManifest = {
   schema: "muster/checkpoint/v1",
   run: toTypeId("run", newId()),
@@ -26,10 +46,9 @@ const unsigned: UnsignedManifest = {
     { name: "model.norm.weight", dtype: "F32", shape: [64], offset: 72, size: 256 },
     { name: "model.embed_tokens.weight", dtype: "BF16", shape: [18, 64], offset: 328, size: 2304 },
   ],
-  files: [
-    { name: "model.safetensors", size: 2632, sha256: hashHex("w"), shards: [shard(0, 2000), shard(1, 632)] },
-    { name: "config.json", size: 5, sha256: hashHex("c"), shards: [shard(0, 5)] },
-  ],
+  files,
+  delta,
+  root: shardsRoot({ files, delta }),
   whole: hashHex("w"),
   trainer: publicKey.export({ format: "der", type: "spki" }).subarray(-32).toString("hex"),
 };
@@ -38,6 +57,7 @@ const manifest: Manifest = {
   signature: sign(null, manifestBytes(unsigned), privateKey).toString("hex"),
 };
 const encode = (value: unknown) => new TextEncoder().encode(canonicalJson(value));
+type Ancestor = NonNullable<Manifest["delta"]>["chain"][number];
 const refused = expect.objectContaining({ code: "INVALID_MANIFEST" });
 
 test("a manifest is what was signed, and its hash is that of its file", () => {
@@ -53,6 +73,13 @@ test("a manifest is what was signed, and its hash is that of its file", () => {
 describe("a manifest is refused", () => {
   const [weights, config] = unsigned.files;
   const [norm, embedding] = unsigned.tensors;
+  const [two, one] = delta!.chain as [Ancestor, Ancestor];
+  const longChain = Array.from({ length: maxDeltaChain + 1 }, (_, i) => ({ ...two, version: 29 - i }));
+  const chained = (chain: Ancestor[]) => ({ delta: { ...delta!, chain } });
+  const named = (name: string) => {
+    const renamed = [weights!, { ...config!, name }];
+    return { files: renamed, root: shardsRoot({ files: renamed, delta }) };
+  };
   test.each<[string, Partial<Manifest>]>([
     ["when its parent is not older", { parent: 3 }],
     ["when a shard is missing", { files: [{ ...weights!, shards: [shard(0, 2000)] }, config!] }],
@@ -67,6 +94,19 @@ describe("a manifest is refused", () => {
     ["when tensors overlap", { tensors: [norm!, { ...embedding!, offset: 320 }] }],
     ["when a tensor ends after the file", { tensors: [norm!, { ...embedding!, offset: 329 }] }],
     ["when a file name leaves its folder", { files: [weights!, { ...config!, name: "../config.json" }] }],
+    ["when a shard is another than its root was made of", { root: hashHex("x") }],
+    ["when its delta is left out", { delta: null }],
+    ["when its delta starts elsewhere than its parent", chained([{ ...two, version: 1 }])],
+    ["when its delta has another size than its chain says", chained([{ ...two, bytes: 71 }, one])],
+    ["when its chain does not go back", chained([two, { ...one, version: 2 }])],
+    ["when its chain is empty", chained([])],
+    ["when its chain is too long", { ...chained(longChain), version: 30, parent: 29 }],
+    ["when shards of its delta are missing", { delta: { ...delta!, file: { ...delta!.file, shards: [] } } }],
+    [
+      "when its delta is in another codec",
+      { delta: { ...delta!, codec: "muster/delta/v2" as "muster/delta/v1" } },
+    ],
+    ["when the delta takes a file's name", named("model.safetensors.delta")],
     ["when it has a field more", { ...({ extra: 1 } as object) }],
   ])("%s", (_what, change) => {
     expect(() => parseManifest(encode({ ...manifest, ...change }))).toThrow(refused);
@@ -96,14 +136,39 @@ describe("a manifest is refused", () => {
 
 test("files keep off each other's names on any file system, and off the manifest's", () => {
   const extra = (...names: string[]) =>
-    encode({
-      ...manifest,
-      files: [
+    encode(
+      withFiles([
         ...manifest.files,
         ...names.map((name) => ({ name, size: 1, sha256: hashHex(name), shards: [shard(0, 1)] })),
-      ],
-    });
+      ]),
+    );
+  const withFiles = (files: Manifest["files"]) => ({
+    ...manifest,
+    files,
+    root: shardsRoot({ files, delta }),
+  });
   expect(() => parseManifest(extra("notes.txt"))).not.toThrow();
   expect(() => parseManifest(extra("Config.json"))).toThrow("same name");
   expect(() => parseManifest(extra("Manifest.json"))).toThrow("manifest.json");
+});
+
+test("a chain has as many checkpoints as are allowed, and a manifest does without a delta", () => {
+  const [two] = delta!.chain;
+  const chain = Array.from({ length: maxDeltaChain }, (_, i) => ({ ...two!, version: 29 - i }));
+  const long = { ...manifest, version: 30, parent: 29, delta: { ...delta!, chain } };
+  expect(parseManifest(encode(long)).delta?.chain).toHaveLength(16);
+  const plain = { ...manifest, delta: null, root: shardsRoot({ files, delta: null }) };
+  expect(parseManifest(encode(plain)).delta).toBeNull();
+});
+
+test("the root of shards is the Merkle tree hash of RFC 6962", () => {
+  const hash = (...parts: Uint8Array[]) => createHash("sha256").update(Buffer.concat(parts)).digest();
+  const leaf = (hex: string) => hash(Buffer.of(0), Buffer.from(hex, "hex"));
+  const node = (left: Uint8Array, right: Uint8Array) => hash(Buffer.of(1), left, right);
+  const hashes = Array.from({ length: 7 }, (_, i) => hashHex(`shard ${i}`));
+  const [a, b, c, d, e, f, g] = hashes.map(leaf) as [Buffer, Buffer, Buffer, Buffer, Buffer, Buffer, Buffer];
+  expect(merkleRoot([])).toBe(hashHex(""));
+  expect(merkleRoot(hashes.slice(0, 1))).toBe(a.toString("hex"));
+  expect(merkleRoot(hashes.slice(0, 3))).toBe(node(node(a, b), c).toString("hex"));
+  expect(merkleRoot(hashes)).toBe(node(node(node(a, b), node(c, d)), node(node(e, f), g)).toString("hex"));
 });

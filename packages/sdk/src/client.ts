@@ -1,5 +1,6 @@
 import type { TadaDocumentNode } from "gql.tada";
 import { type Blobs, createBlobs } from "./blobs.ts";
+import { type Broadcast, createBroadcast } from "./broadcast.ts";
 import { type CredentialOptions, credentialsFrom } from "./credentials.ts";
 import { createEvents, type Events } from "./events.ts";
 import { createEvidence, type EvidenceBundles } from "./evidence.ts";
@@ -57,6 +58,7 @@ export type MusterClient = AsyncDisposable & {
   nodes: Nodes;
   events: Events;
   blobs: Blobs;
+  broadcast: Broadcast;
   evidence: EvidenceBundles;
   organizations: Organizations;
   me(options?: CallOptions): Promise<Viewer>;
@@ -99,6 +101,7 @@ export function createClient(options: ClientOptions): MusterClient {
     nodes: createNodes(transport),
     events: createEvents(live),
     blobs: createBlobs(transport, url),
+    broadcast: createBroadcast(transport, live),
     evidence: createEvidence(transport),
     organizations: createOrganizations(transport),
     me: async (call) => (await transport.execute(MeDocument, {}, call)).me,

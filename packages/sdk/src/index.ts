@@ -1,6 +1,16 @@
 export { ApiError, type ApiErrorInit, isRetryable } from "./api-error.ts";
 export { type BackOff, fullJitter, pause, retryDelay } from "./back-off.ts";
 export type { Blobs, GetBlob, PutBlob } from "./blobs.ts";
+export type {
+  Broadcast,
+  CheckpointLayout,
+  CheckpointReceipt,
+  CheckpointSource,
+  RelayAssignment,
+  RelayFault,
+  RelayHealth,
+  RelayReport,
+} from "./broadcast.ts";
 export {
   type ClientOptions,
   createClient,

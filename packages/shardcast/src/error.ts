@@ -6,10 +6,13 @@ export type ShardcastErrorCode =
   | "BAD_SIGNATURE"
   | "SHARD_MISMATCH"
   | "FILE_MISMATCH"
+  | "DELTA_INVALID"
+  | "WRONG_CHECKPOINT"
+  | "NO_SOURCE"
   | "TOO_LARGE"
-  | "ABORTED";
+  | "DISK_FULL";
 
-/** A checkpoint that is not the one named. Nothing of it was used; fetching it from another source may help. */
+/** A checkpoint that is not the one named, that nobody has, or that does not fit. Nothing of it was used; what was verified is kept. */
 export class ShardcastError extends Error {
   override readonly name = "ShardcastError";
   readonly code: ShardcastErrorCode;

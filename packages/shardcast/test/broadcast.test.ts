@@ -10,8 +10,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import {
   buildManifest,
   type Checkpoint,
-  downloadCheckpoint,
+  createDownloader,
+  type DownloaderOptions,
   type FetchBlob,
+  type OpenCheckpoint,
   openManifest,
   shardBytesFor,
   signManifest,
@@ -86,13 +88,20 @@ async function publish(version: number, options: { size?: number; key?: typeof k
   return { checkpoint, weights, shards };
 }
 
-const download = (checkpoint: Checkpoint, more: Partial<Parameters<typeof downloadCheckpoint>[0]> = {}) =>
-  downloadCheckpoint({ manifestHash: checkpoint.hash, fetchBlob, cacheDir, ...more });
+const download = (
+  checkpoint: Checkpoint,
+  options: Partial<DownloaderOptions> = {},
+  request: Partial<OpenCheckpoint> = {},
+) =>
+  createDownloader({ origin: fetchBlob, cacheDir, ...options }).open({
+    manifestHash: checkpoint.hash,
+    ...request,
+  });
 
 test("a checkpoint arrives whole, and the second time from the disk", async () => {
   const { checkpoint, weights, shards } = await publish(0);
   const progress: number[] = [];
-  const found = await download(checkpoint, { onProgress: (done) => progress.push(done) });
+  const found = await download(checkpoint, { onProgress: (at) => progress.push(at.verifiedBytes) });
   expect(found.manifest).toEqual(checkpoint.manifest);
   expect(sha(await readFile(found.path("model.safetensors")))).toBe(sha(weights));
   expect(await readFile(found.path("config.json"), "utf8")).toBe("{}");
@@ -132,10 +141,10 @@ test("an interrupted download goes on from the shards it had verified", async ()
     if (hash === last) throw new Error("cut");
     return bytes;
   };
-  await expect(download(checkpoint, { concurrency: 1 })).rejects.toThrow();
+  await expect(download(checkpoint, { connections: 1 })).rejects.toThrow();
   meddle = (_hash, bytes) => bytes;
   requests = [];
-  const found = await download(checkpoint, { concurrency: 1 });
+  const found = await download(checkpoint, { connections: 1 });
   expect(sha(await readFile(found.path("model.safetensors")))).toBe(sha(weights));
   const fetched = shards.filter(({ sha256 }) => requests.includes(sha256)).map(({ sha256 }) => sha256);
   expect(fetched).toEqual(shards.slice(-2).map(({ sha256 }) => sha256));
@@ -149,7 +158,7 @@ test("a shard that rotted on disk between two attempts is fetched again", async 
     if (hash === last) throw new Error("cut");
     return bytes;
   };
-  await expect(download(checkpoint, { concurrency: 1 })).rejects.toThrow();
+  await expect(download(checkpoint, { connections: 1 })).rejects.toThrow();
   await writeFile(join(cacheDir, "partial", checkpoint.hash, first), new Uint8Array(100_000));
   meddle = (_hash, bytes) => bytes;
   requests = [];
@@ -176,11 +185,11 @@ test("a manifest signed by another key, or for another trainer, is refused", asy
   const forged = await publish(0, { key: other });
   await expect(download(forged.checkpoint)).rejects.toMatchObject({ code: "BAD_SIGNATURE" });
   const genuine = await publish(0);
-  await expect(download(genuine.checkpoint, { trainer: rawHex(other.publicKey) })).rejects.toMatchObject({
+  await expect(download(genuine.checkpoint, {}, { trainer: rawHex(other.publicKey) })).rejects.toMatchObject({
     code: "WRONG_TRAINER",
   });
-  await download(genuine.checkpoint, { trainer: rawHex(keys.publicKey) });
-  await expect(download(genuine.checkpoint, { trainer: rawHex(other.publicKey) })).rejects.toMatchObject({
+  await download(genuine.checkpoint, {}, { trainer: rawHex(keys.publicKey) });
+  await expect(download(genuine.checkpoint, {}, { trainer: rawHex(other.publicKey) })).rejects.toMatchObject({
     code: "WRONG_TRAINER",
   });
 });
@@ -220,7 +229,7 @@ test("an aborted download stops", async () => {
     if (hash !== checkpoint.hash) stop.abort();
     return bytes;
   };
-  await expect(download(checkpoint, { concurrency: 1, signal: stop.signal })).rejects.toThrow(/abort/i);
+  await expect(download(checkpoint, { connections: 1 }, { signal: stop.signal })).rejects.toThrow(/abort/i);
   expect(requests.length).toBeLessThan(4);
 });
 

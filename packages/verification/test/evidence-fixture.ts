@@ -15,6 +15,7 @@ import {
   manifestBytes,
   parseRunSpec,
   type RunSpec,
+  shardsRoot,
   specHash,
   submissionBytes,
   toTypeId,
@@ -224,6 +225,8 @@ function makeManifest() {
       { name: "model.embed_tokens.weight", dtype: "F32" as const, shape: [4, 4], offset: 0, size: 64 },
     ],
     files: files.map(({ entry }) => entry),
+    delta: null,
+    root: shardsRoot({ files: files.map(({ entry }) => entry), delta: null }),
     whole: hashHex(weights),
     trainer: trainer.publicKey,
   };

@@ -2,7 +2,9 @@ import { open } from "node:fs/promises";
 import { decodeCheckpoint, type ModelConfig } from "@muster/policy";
 import type { Manifest } from "@muster/protocol";
 import type { MusterClient } from "@muster/sdk";
-import { downloadCheckpoint } from "@muster/shardcast";
+import { createDownloader, type Source } from "@muster/shardcast";
+import { openBroadcast } from "./broadcast.ts";
+import type { Log } from "./log.ts";
 
 /** A policy version on this machine, every byte checked. */
 export type LocalCheckpoint = {
@@ -14,23 +16,30 @@ export type LocalCheckpoint = {
   tokenizer: Uint8Array<ArrayBuffer>;
   /** The flat parameters, read from disk. @throws CheckpointError, for example `NOT_FINITE`. */
   weights(): Promise<Float32Array>;
+  /** `model.safetensors` as it is, read from disk. */
+  weightsFile(): Promise<Uint8Array<ArrayBuffer>>;
 };
 
 export type Checkpoints = {
   /**
-   * The checkpoint with this manifest hash, from the disk or the coordinator.
+   * The checkpoint with this manifest hash: from the disk, relays or, when no relay is left, the coordinator, which is told what relays
+   * did wrong and, once a checkpoint is here, who brought it.
    * @param input.run the run its manifest must name, when it must be one of this run's.
    * @throws ShardcastError for bytes that are not the ones named.
    */
   open(input: { manifest: string; run?: string; signal: AbortSignal }): Promise<LocalCheckpoint>;
+  /** How far the download under way is, in bytes of shards; undefined when there is none. */
+  progress(): { version: number; verifiedBytes: number; totalBytes: number } | undefined;
 };
 
 /** Limits on what a coordinator may make this node fetch and keep. */
 export type CheckpointLimits = {
   /** Bytes of one checkpoint; 16 GiB. */
   maxBytes?: number;
-  /** Bytes of all checkpoints kept on disk; 4 GiB. */
+  /** Bytes of all checkpoints kept on disk; 4 GiB. A larger checkpoint is refused. */
   budgetBytes?: number;
+  /** This node's own relay, once it runs: then everything is fetched through it, and the coordinator is not asked for others. */
+  ownRelay?: () => Source | undefined;
 };
 
 const MOST_TEXT_BYTES = 64 * 2 ** 20;
@@ -40,38 +49,40 @@ export function openCheckpoints(
     client: MusterClient;
     cacheDir: string;
     readModelConfig(bytes: Uint8Array): ModelConfig;
+    log: Log;
   },
 ): Checkpoints {
+  const broadcast = openBroadcast(options);
+  const downloader = createDownloader({
+    cacheDir: options.cacheDir,
+    origin: (input) => options.client.blobs.get(input),
+    budgetBytes: options.budgetBytes ?? 4 * 2 ** 30,
+    maxBytes: options.maxBytes ?? 16 * 2 ** 30,
+    relays: broadcast.relays,
+    onFault: broadcast.onFault,
+    onReceipt: broadcast.onReceipt,
+    onProgress: broadcast.onProgress,
+  });
   return {
+    progress: broadcast.progress,
     async open({ manifest: manifestHash, run, signal }) {
-      const found = await downloadCheckpoint({
-        manifestHash,
-        cacheDir: options.cacheDir,
-        fetchBlob: (input) => options.client.blobs.get(input),
-        budgetBytes: options.budgetBytes ?? 4 * 2 ** 30,
-        maxBytes: options.maxBytes ?? 16 * 2 ** 30,
-        signal,
-      });
+      const found = await downloader
+        .open({ manifestHash, signal, ...(run === undefined ? {} : { run }) })
+        .finally(() => broadcast.ended(manifestHash));
+      broadcast.opened(manifestHash);
       const { manifest } = found;
-      if (run !== undefined && manifest.run !== run) {
-        throw new Error(
-          `Manifest ${manifestHash} belongs to ${manifest.run}, not to ${run}; it was not used.`,
-        );
-      }
       const config = await readLimited(found.path("config.json"), 2 ** 20);
       const tokenizer = await readLimited(found.path("tokenizer.json"), MOST_TEXT_BYTES);
       const model = options.readModelConfig(config);
+      const weightsFile = () => readLimited(found.path("model.safetensors"), Number.MAX_SAFE_INTEGER);
       return {
         manifestHash,
         manifest,
         model,
         config,
         tokenizer,
-        weights: async () =>
-          decodeCheckpoint(
-            await readLimited(found.path("model.safetensors"), Number.MAX_SAFE_INTEGER),
-            model,
-          ),
+        weightsFile,
+        weights: async () => decodeCheckpoint(await weightsFile(), model),
       };
     },
   };

@@ -13,5 +13,6 @@ export { executors } from "./executors.ts";
 export { describeHardware, type Hardware } from "./hardware.ts";
 export { type Identity, openIdentity } from "./identity.ts";
 export { createLog, type Log } from "./log.ts";
+export { openRelay, type RelayService, type RelayServiceOptions } from "./relay.ts";
 export { openSession, type Session, type SessionOptions } from "./session.ts";
 export { runWorker, type WorkerOptions, type WorkerSummary } from "./worker.ts";

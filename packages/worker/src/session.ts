@@ -24,6 +24,8 @@ export type Session = AsyncDisposable & {
   identity: Identity;
   /** TypeID of the node. */
   node: string;
+  /** The session's token, for transfers the client has no call for; a fresh one for one that was refused. */
+  token(refused?: string): Promise<string>;
 };
 
 const RECONNECT = { first: 500, most: 15_000 };
@@ -128,6 +130,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
     get node() {
       return node;
     },
+    token: async (refused) => (refused !== undefined && refused === token ? await registerOnce() : token),
     async [Symbol.asyncDispose]() {
       stop.abort();
       await alive;

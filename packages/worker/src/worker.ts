@@ -15,6 +15,7 @@ import { openIdentity } from "./identity.ts";
 import { keepLeases } from "./lease.ts";
 import { createLog, type Log } from "./log.ts";
 import { type Activity, type PerformContext, perform, type Tally } from "./perform.ts";
+import { openRelay, type RelayServiceOptions } from "./relay.ts";
 import { openSession, type Session } from "./session.ts";
 
 export type WorkerOptions = {
@@ -48,6 +49,8 @@ export type WorkerOptions = {
   /** Replaces what is done with some kinds of tasks. */
   executors?: Partial<Executors>;
   checkpoints?: CheckpointLimits;
+  /** Relays besides, for the runs that granted it, and gets its own checkpoints through that relay. */
+  relay?: RelayServiceOptions;
 };
 
 export type WorkerSummary = Tally & {
@@ -74,6 +77,9 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> 
   if (session === undefined) return { node: undefined, ...tally };
   options.onRegistered?.(session.node);
   const { client } = session;
+  await using relay =
+    options.relay &&
+    (await openRelay({ session, coordinatorUrl: options.url, options: options.relay, log, wait: true }));
   await using engines = openEngines({
     threads: options.threads ?? 1,
     ...(options.providers ? { providers: options.providers } : {}),
@@ -89,6 +95,8 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> 
       client,
       cacheDir: join(options.stateDir, "checkpoints"),
       readModelConfig,
+      log,
+      ...(relay ? { ownRelay: relay.source } : {}),
     }),
     engines,
     log,
@@ -114,6 +122,7 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> 
       memoryMiB: Math.round(process.memoryUsage.rss() / 2 ** 20),
       ...tally,
       tasks: [...activity].map(([task, at]) => ({ task, ...at })),
+      checkpoint: ctx.checkpoints.progress(),
     }),
   });
   await using bell = hangBell({

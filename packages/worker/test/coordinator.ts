@@ -46,6 +46,10 @@ export type MiniCoordinator = AsyncDisposable & {
   tokens: Set<string>;
   /** The run's versions, newest first. */
   checkpoints: { version: number; manifestHash: string }[];
+  /** Who has every checkpoint, and what was said of them. */
+  relays: { relay: string; url: string; ticket: string | null; expiresAt: string | null }[];
+  reports: Record<string, unknown>[];
+  receipts: Record<string, unknown>[];
   /** While true, connections are cut before a request is answered. */
   away: boolean;
   /** Called before an operation is answered; throwing refuses it. */
@@ -68,6 +72,9 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
     registrations: [],
     tokens: new Set(),
     checkpoints: [],
+    relays: [],
+    reports: [],
+    receipts: [],
     away: false,
     before: () => {},
     add(kind, payload, more = {}) {
@@ -129,6 +136,14 @@ export async function startCoordinator(): Promise<MiniCoordinator> {
           run: { id: run, checkpoints: { edges, pageInfo: { hasNextPage: false, endCursor: null } } },
         };
       }
+      case "CheckpointSources":
+        return { checkpointSources: self.relays };
+      case "ReportRelay":
+        self.reports.push(input);
+        return { reportRelay: { probing: true } };
+      case "ReceiptCheckpoint":
+        self.receipts.push(input);
+        return { receiptCheckpoint: { received: true } };
       case "ReleaseTask":
         self.released.push({ task: String(input.task), reason: String(input.reason) });
         return { releaseTask: true };

@@ -22,9 +22,10 @@ import {
   toTypeId,
   trainingSpecSchema,
 } from "@muster/protocol";
+import { patched } from "@muster/shardcast";
 import { compareF32, decodeProof } from "@muster/toploc";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { createLog, runWorker, type WorkerOptions } from "../src/index.ts";
+import { createLog, executors, runWorker, type WorkerOptions } from "../src/index.ts";
 import { type MiniCoordinator, run, startCoordinator, type Task } from "./coordinator.ts";
 
 // One step of a run on a tiny model, each task made from what the one before it published. The tests build on each other, in order.
@@ -153,32 +154,33 @@ test("GENERATE answers every prompt of the task under its noise, with proofs", a
   generated = { task: id, pack };
 });
 
+function addVerify(group: number): string {
+  const { manifest } = published[0]!;
+  const blind = store(
+    encodeBlindPack({
+      header: {
+        kind: "blind",
+        version: 1,
+        manifest,
+        form: "f32",
+        topK: 128,
+        sampling,
+        eos: env.tokenizer.eos,
+        maxOutputTokens: env.maxOutputTokens,
+      },
+      rollouts: groupOf(generated.pack, group, groupSize).map(({ index, prompt, tokens }) => ({
+        prompt,
+        tokens,
+        key: rolloutKey(seed, generated.task, index),
+      })),
+    }),
+  );
+  return coordinator.add("VERIFY", { manifest, blind });
+}
+
 test("VERIFY measures several groups at once, blind, and finds an honest worker's claims", async () => {
   const { manifest } = published[0]!;
-  const tasks: string[] = [];
-  for (let g = 0; g < groups; g++) {
-    const rollouts = groupOf(generated.pack, g, groupSize);
-    const blind = store(
-      encodeBlindPack({
-        header: {
-          kind: "blind",
-          version: 1,
-          manifest,
-          form: "f32",
-          topK: 128,
-          sampling,
-          eos: env.tokenizer.eos,
-          maxOutputTokens: env.maxOutputTokens,
-        },
-        rollouts: rollouts.map(({ index, prompt, tokens }) => ({
-          prompt,
-          tokens,
-          key: rolloutKey(seed, generated.task, index),
-        })),
-      }),
-    );
-    tasks.push(coordinator.add("VERIFY", { manifest, blind }));
-  }
+  const tasks = Array.from({ length: groups }, (_, g) => addVerify(g));
   const broken = coordinator.add("VERIFY", { manifest, blind: store(new Uint8Array(40)) });
   expect(await work("validator", { roles: ["VALIDATOR"], maxTasks: groups })).toMatchObject({
     submitted: groups,
@@ -205,6 +207,28 @@ test("VERIFY measures several groups at once, blind, and finds an honest worker'
       });
     });
   });
+});
+
+test("a validator whose checkpoint left memory and disk since its last task fetches it again", async () => {
+  const node = "forgetful";
+  const tasks = [addVerify(0), addVerify(0), addVerify(0)];
+  let done = 0;
+  const VERIFY: (typeof executors)["VERIFY"] = {
+    batch: 1,
+    async execute(ctx, assignments) {
+      if (++done === 3) {
+        await ctx.engines.reset();
+        await rm(join(folder, node, "checkpoints"), { recursive: true });
+      }
+      return executors.VERIFY.execute(ctx, assignments);
+    },
+  };
+  expect(
+    await work(node, { roles: ["VALIDATOR"], maxTasks: tasks.length, executors: { VERIFY } }),
+  ).toMatchObject({ submitted: tasks.length, failed: 0 });
+  const packs = tasks.map((task) => decodeMeasurementPack(blob(coordinator.result(task).pack)));
+  expect(packs[1]).toEqual(packs[0]);
+  expect(packs[2]).toEqual(packs[0]);
 });
 
 const train = (step: number, from: { manifest: string; state: string }) =>
@@ -243,6 +267,20 @@ test("TRAIN steps exactly: a trainer that only has what was published makes the 
     loss: expect.any(Number),
     gradNorm: expect.any(Number),
   });
+  // who has version 0 needs only what the step changed
+  const bytes = (file: Pick<Manifest["files"][number], "shards"> | undefined) =>
+    Buffer.concat((file?.shards ?? []).map(({ sha256 }) => blob(sha256)));
+  expect(manifestOf(published[0]!).delta).toBeNull();
+  const { size, shards } = one.delta!.file;
+  expect(one.delta?.chain).toEqual([{ version: 0, manifest: published[0]?.manifest, bytes: size }]);
+  expect(size).toBeLessThan(0.9 * one.files[0]!.size);
+  const whole = createHash("sha256");
+  const delta = (async function* () {
+    yield bytes({ shards });
+  })();
+  for await (const block of patched({ old: bytes(manifestOf(published[0]!).files[0]), delta }))
+    whole.update(block);
+  expect(whole.digest("hex")).toBe(one.whole);
 
   // … another machine repeats the first step from the same checkpoint, state and batch
   const again = train(1, published[0]!);
@@ -293,6 +331,9 @@ test("a trainer whose memory is what was published does not read its state back,
   expect(coordinator.fetched).toContain(stepOf(one).state);
   expect(stepOf(restored).state).toBe(stepOf(two).state);
   expect(manifestOf(stepOf(restored)).whole).toBe(manifestOf(stepOf(two)).whole);
+  const chains = [two, restored].map((task) => manifestOf(stepOf(task)).delta?.chain);
+  expect(chains[0]?.map(({ version }) => version)).toEqual([1, 0]);
+  expect(chains[1]).toEqual(chains[0]);
 });
 
 test("TRAIN computes the log-probabilities that nobody measured, at the version that generated", async () => {

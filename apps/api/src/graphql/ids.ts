@@ -22,6 +22,12 @@ const prefixes = {
   Organization: "org",
   User: "user",
   ApiKey: "key",
+  Relay: "relay",
+  CheckpointReceipt: "receipt",
+  AlertRule: "rule",
+  Alert: "alert",
+  WebhookEndpoint: "hook",
+  WebhookDelivery: "delivery",
 } as const satisfies Record<string, IdPrefix>;
 
 /** The id of a GraphQL object as every surface shows it. `id` is the UUID, for a node in a run `<run uuid>.<node uuid>`. */

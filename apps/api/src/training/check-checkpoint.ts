@@ -1,15 +1,8 @@
-import { createHash } from "node:crypto";
-import {
-  canonicalJson,
-  environment,
-  type Manifest,
-  manifestBytes,
-  ProtocolError,
-  parseManifest,
-  type RunSpec,
-} from "@muster/protocol";
+import { canonicalJson, environment, type Manifest, manifestBytes, type RunSpec } from "@muster/protocol";
 import type { Ctx } from "../context.ts";
 import { verifyEd25519 } from "../tasks/submission.ts";
+import { type ChainBlobs, checkDelta } from "./check-delta.ts";
+import { checkFileHash, fileChunks, fileOf, readManifest } from "./manifest-files.ts";
 import { assertGiven } from "./provenance.ts";
 import { scanSafetensors, UnsoundFile } from "./safetensors.ts";
 
@@ -28,8 +21,10 @@ export type Expected = {
 
 export type SoundCheckpoint = {
   readonly manifest: Manifest;
-  /** Distinct shards of all files. */
+  /** Distinct shards of all files and of the delta. */
   readonly shards: readonly string[];
+  /** What its delta's chain needs of earlier versions. */
+  readonly chain: ChainBlobs;
   /** Bytes of all files. */
   readonly size: number;
 };
@@ -53,9 +48,14 @@ export async function checkCheckpoint(
   if (!verifyEd25519(manifest.trainer, manifestBytes(manifest), manifest.signature))
     throw new UnsoundFile("The manifest's signature is not its trainer's.");
   const shards = await checkShards(ctx, runId, manifest);
+  const { parentManifest } = input.expected;
+  const parent =
+    parentManifest === null
+      ? null
+      : { hash: parentManifest, manifest: await readManifest(ctx, parentManifest) };
 
-  for (const file of manifest.files) if (file.name !== "model.safetensors") await checkSmallFile(ctx, file);
-  await checkDescription(ctx, manifest, input.expected);
+  for (const file of manifest.files) if (file.name !== "model.safetensors") await checkFileHash(ctx, file);
+  await checkDescription(ctx, manifest, { spec: input.expected.spec, parent: parent?.manifest ?? null });
   const weights = await scanSafetensors(fileChunks(ctx, fileOf(manifest, "model.safetensors")));
   if (weights.sha256 !== manifest.whole)
     throw new UnsoundFile("The shards of model.safetensors do not have the hash that the manifest names.");
@@ -65,7 +65,8 @@ export async function checkCheckpoint(
   )
     throw new UnsoundFile("The tensors of model.safetensors are not those of the manifest.");
   await checkState(ctx, input.stateHash, weights.tensors);
-  return { manifest, shards, size: manifest.files.reduce((sum, file) => sum + file.size, 0) };
+  const chain = await checkDelta(ctx, manifest, parent);
+  return { manifest, shards, chain, size: manifest.files.reduce((sum, file) => sum + file.size, 0) };
 }
 
 function wrongIdentity(manifest: Manifest, { run, version, parent, trainer }: Expected): string | undefined {
@@ -79,19 +80,9 @@ function wrongIdentity(manifest: Manifest, { run, version, parent, trainer }: Ex
   return undefined;
 }
 
-async function readManifest(ctx: Ctx, hash: string): Promise<Manifest> {
-  try {
-    return parseManifest(await ctx.blobs.read(hash));
-  } catch (error) {
-    if (error instanceof ProtocolError) throw new UnsoundFile(error.message, { cause: error });
-    throw error;
-  }
-}
-
 async function checkShards(ctx: Ctx, runId: string, manifest: Manifest): Promise<string[]> {
-  const sizes = new Map(
-    manifest.files.flatMap((file) => file.shards.map((shard) => [shard.sha256, shard.size])),
-  );
+  const files = manifest.delta === null ? manifest.files : [...manifest.files, manifest.delta.file];
+  const sizes = new Map(files.flatMap((file) => file.shards.map((shard) => [shard.sha256, shard.size])));
   await assertGiven(ctx, runId, "SHARD", [...sizes.keys()]);
   const known = await ctx.prisma.pack.findMany({
     where: { sha256: { in: [...sizes.keys()] } },
@@ -104,21 +95,13 @@ async function checkShards(ctx: Ctx, runId: string, manifest: Manifest): Promise
   return [...sizes.keys()];
 }
 
-async function checkSmallFile(ctx: Ctx, file: Manifest["files"][number]): Promise<void> {
-  const hash = createHash("sha256");
-  for await (const chunk of fileChunks(ctx, file)) hash.update(chunk);
-  if (hash.digest("hex") !== file.sha256)
-    throw new UnsoundFile(`The shards of ${file.name} do not have the hash that the manifest names.`);
-}
-
 /** Nodes learn model and vocabulary from these two files, so a trainer may not change them under way. */
 async function checkDescription(
   ctx: Ctx,
   manifest: Manifest,
-  { spec, parentManifest }: Expected,
+  { spec, parent }: { spec: RunSpec; parent: Manifest | null },
 ): Promise<void> {
-  if (parentManifest !== null) {
-    const parent = await readManifest(ctx, parentManifest);
+  if (parent !== null) {
     for (const name of ["config.json", "tokenizer.json"]) {
       if (fileOf(manifest, name).sha256 !== fileOf(parent, name).sha256)
         throw new UnsoundFile(`${name} is not that of version ${parent.version}.`);
@@ -182,20 +165,6 @@ async function readJson(ctx: Ctx, file: Manifest["files"][number]): Promise<Reco
     // Told below: whatever is wrong with it, it is not what was asked for.
   }
   throw new UnsoundFile(`${file.name} is not a JSON object.`);
-}
-
-async function* fileChunks(ctx: Ctx, file: Manifest["files"][number]): AsyncGenerator<Uint8Array> {
-  for (const shard of file.shards) {
-    const { stream } = await ctx.blobs.open(shard.sha256);
-    // Nobody sets an encoding on a blob's stream, so its chunks are bytes.
-    for await (const chunk of stream) yield chunk as Uint8Array;
-  }
-}
-
-function fileOf(manifest: Manifest, name: string): Manifest["files"][number] {
-  const file = manifest.files.find((one) => one.name === name);
-  if (file === undefined) throw new UnsoundFile(`The manifest lacks ${name}.`);
-  return file;
 }
 
 function place({

@@ -41,7 +41,7 @@ builder.prismaNode("Batch", {
   }),
 });
 
-builder.prismaNode("Checkpoint", {
+export const Checkpoint = builder.prismaNode("Checkpoint", {
   id: { field: "id" },
   include: { run: { select: { id: true, organizationId: true, open: true } } },
   authScopes: (checkpoint, ctx) => maySeeRun(ctx, checkpoint.run),

@@ -87,6 +87,7 @@ export async function submitStep(ctx: Ctx, input: StepInput): Promise<Submission
     outcome = await publish("unpaid");
   }
   nudgeRun(ctx, task.runId);
+  ctx.bus.publish(`relays:${task.runId}`);
   return outcome;
 }
 
@@ -141,7 +142,7 @@ async function storeCheckpoint(
     checkpoint,
   }: { taskId: string; nodeId: string; input: StepInput; checkpoint: SoundCheckpoint },
 ): Promise<void> {
-  const { manifest, shards, size } = checkpoint;
+  const { manifest, shards, chain, size } = checkpoint;
   // There is one attempt at a version at a time: whatever earlier ones sent is of no use now.
   await dropUploadNotes(tx, run.id);
   const owner = { organizationId: run.organizationId, runId: run.id };
@@ -161,12 +162,18 @@ async function storeCheckpoint(
       availableAt: new Date(),
     },
   });
-  // The checkpoint's id as their subject: retention drops a version's references at once, and shards it shares with another version stay.
+  // The checkpoint's id as their subject, also for deltas of earlier versions that lead to it: retention drops a version's references at once, and shards it shares with another version stay.
   await tx.packReference.createMany({
     data: [
       { ...owner, subject: id, sha256: input.manifest, kind: "MANIFEST" as const },
       { ...owner, subject: id, sha256: input.state, kind: "STATE" as const },
-      ...shards.map((sha256) => ({ ...owner, subject: id, sha256, kind: "SHARD" as const })),
+      ...[...new Set([...shards, ...chain.shards])].map((sha256) => ({
+        ...owner,
+        subject: id,
+        sha256,
+        kind: "SHARD" as const,
+      })),
+      ...chain.manifests.map((sha256) => ({ ...owner, subject: id, sha256, kind: "MANIFEST" as const })),
     ],
   });
   // Only the newest state is ever trained from.

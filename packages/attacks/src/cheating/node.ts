@@ -52,6 +52,7 @@ export async function openBareNode(options: {
       client,
       cacheDir: join(options.stateDir, "checkpoints"),
       readModelConfig,
+      log: options.log,
     }),
   };
   return {

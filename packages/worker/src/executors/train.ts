@@ -147,6 +147,7 @@ async function train(ctx: ExecutorContext, assignment: Assignment<"TRAIN">): Pro
     state,
     version: payload.version,
     parentVersion: checkpoint.manifest.version,
+    parent: checkpoint,
     metrics,
     files: { model, tensors, config: checkpoint.config, tokenizer: checkpoint.tokenizer },
   });
@@ -209,6 +210,8 @@ type Published = {
   lease: Lease;
   version: number;
   parentVersion: number | null;
+  /** The checkpoint of `parentVersion`: workers that have it fetch only what changed. */
+  parent?: LocalCheckpoint;
   metrics: Record<string, unknown>;
   files: CheckpointFiles;
   /** Optimizer state. */
@@ -217,8 +220,14 @@ type Published = {
 
 /** Everything a later step depends on, as blobs to store, and the step that names them. */
 async function publish(ctx: ExecutorContext, input: Published): Promise<Outcome> {
-  const { files, lease } = input;
+  const { files, lease, parent } = input;
+  const from = parent && {
+    manifest: parent.manifest,
+    manifestHash: parent.manifestHash,
+    weights: await parent.weightsFile(),
+  };
   const { manifest, shards } = buildManifest({
+    ...(from ? { from } : {}),
     run: lease.run,
     version: input.version,
     parent: input.parentVersion,

@@ -1,4 +1,6 @@
+import type { Policy } from "@muster/policy";
 import { type BlindPack, canonicalJson, decodeBlindPack, encodeMeasurementPack } from "@muster/protocol";
+import type { Checkpoints, LocalCheckpoint } from "../checkpoints.ts";
 import type { Assignment, Executor, ExecutorContext, Outcome } from "../executor.ts";
 
 type Blind = { assignment: Assignment<"VERIFY">; blind: BlindPack };
@@ -58,8 +60,7 @@ async function measure(ctx: ExecutorContext, group: readonly Blind[]): Promise<O
   const { sampling, form, topK, manifest } = first.blind.header;
   // one lost task must not stop the others
   const signal = whenAll(group.map(({ assignment }) => assignment.signal));
-  const checkpoint = await ctx.checkpoints.open({ manifest, signal });
-  const policy = await ctx.engines.policy(checkpoint);
+  const policy = await policyOf(ctx, manifest, signal);
   const rollouts = group.flatMap(({ blind }) => blind.rollouts);
   const measured = await policy.measure({ rollouts, sampling, form, topK, signal });
   let from = 0;
@@ -73,6 +74,22 @@ async function measure(ctx: ExecutorContext, group: readonly Blind[]): Promise<O
     });
     return { kind: "pack", pack: "MEASUREMENT", bytes: new Uint8Array(bytes) };
   });
+}
+
+// Audits come by ones and twos, mostly of one version, and opening a checkpoint that is here takes longer than measuring two groups.
+const lastOf = new WeakMap<Checkpoints, LocalCheckpoint>();
+
+async function policyOf(ctx: ExecutorContext, manifest: string, signal: AbortSignal): Promise<Policy> {
+  const last = lastOf.get(ctx.checkpoints);
+  if (last?.manifestHash === manifest) {
+    const policy = await ctx.engines.policy(last).catch(() => undefined);
+    if (policy !== undefined) return policy;
+    // another task's weights took its place in memory, and it had to leave the disk
+  }
+  const checkpoint = await ctx.checkpoints.open({ manifest, signal });
+  const policy = await ctx.engines.policy(checkpoint);
+  lastOf.set(ctx.checkpoints, checkpoint);
+  return policy;
 }
 
 /** Aborts once all of them have. */
