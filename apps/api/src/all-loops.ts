@@ -1,4 +1,10 @@
+import { alertLoop, alertRetentionLoop } from "./alerts/evaluate.ts";
 import { garbageLoop, strayFilesLoop } from "./blobs/gc.ts";
+import { egressLoop } from "./broadcast/egress.ts";
+import { relayPayLoop } from "./broadcast/pay.ts";
+import { relayProbeLoop } from "./broadcast/probe.ts";
+import { relaySweepLoop } from "./broadcast/relays.ts";
+import { receiptRetentionLoop } from "./broadcast/retention.ts";
 import { eventRetentionLoop, sequencerLoop } from "./events/sequencer.ts";
 import type { Loop } from "./loops.ts";
 import { presenceLoop } from "./nodes/presence.ts";
@@ -16,6 +22,8 @@ import { evidenceRetentionLoop } from "./verification/retention.ts";
 import { retroactiveLoop } from "./verification/retroactive.ts";
 import { trustedLoop } from "./verification/trusted.ts";
 import { unmeasuredLoop } from "./verification/unmeasured.ts";
+import { webhookDeliveryLoop, webhookRetentionLoop } from "./webhooks/deliver.ts";
+import { webhookFanOutLoop } from "./webhooks/fan-out.ts";
 
 /** Every loop of the coordinator. */
 export const allLoops: readonly Loop[] = [
@@ -38,4 +46,14 @@ export const allLoops: readonly Loop[] = [
   canaryLoop,
   evidenceRetentionLoop,
   auditChainLoop,
+  egressLoop,
+  relaySweepLoop,
+  relayProbeLoop,
+  relayPayLoop,
+  receiptRetentionLoop,
+  alertLoop,
+  alertRetentionLoop,
+  webhookFanOutLoop,
+  webhookDeliveryLoop,
+  webhookRetentionLoop,
 ];

@@ -6,6 +6,12 @@ export type Config = z.infer<typeof configSchema>;
 const seconds = (value: number) => z.coerce.number().positive().default(value);
 const flag = z.enum(["0", "1", "true", "false"]).transform((value) => value === "1" || value === "true");
 
+const s3Url = z
+  .url({ protocol: /^https?$/, error: "set an http or https URL" })
+  // Whoever reads an error or a redirect would read them too.
+  .refine((value) => new URL(value).username === "", "leave the key out of the URL: set S3_ACCESS_KEY_ID")
+  .transform((value) => value.replace(/\/+$/, ""));
+
 const configSchema = z.object({
   databaseUrl: z.string().min(1, "set DATABASE_URL to a Postgres URL"),
   host: z.string().default("127.0.0.1"),
@@ -65,6 +71,29 @@ const configSchema = z.object({
   relayFanOut: z.coerce.number().int().min(1).max(64).default(4),
   /** Whether relays may be on this machine or in its private network. Default: only when the coordinator itself is reached there. */
   privateRelays: flag.optional(),
+  /** Whether webhooks may go to this machine or its private network. Default: only when the coordinator itself is reached there. */
+  privateWebhooks: flag.optional(),
+  /** An S3-compatible store for blobs instead of files: its URL without the bucket, which comes with a bucket and a key. */
+  s3Endpoint: s3Url.optional(),
+  s3Bucket: z.string().optional(),
+  s3Region: z.string().default("us-east-1"),
+  s3AccessKeyId: z.string().optional(),
+  s3SecretAccessKey: z.string().optional(),
+  /** What the bucket's keys begin with. */
+  s3Prefix: z
+    .string()
+    .default("")
+    .transform((value) => (value === "" || value.endsWith("/") ? value : `${value}/`))
+    .refine(
+      (value) => /^((?!\.{1,2}\/)[\w.-]+\/)*$/.test(value),
+      "set letters, digits and . _ - with / between them",
+    ),
+  /** Send whoever may read a blob to the store with a signed URL, instead of serving the bytes. */
+  s3Presign: flag.default(true),
+  /** Where clients reach the store, when that is not s3Endpoint. */
+  s3PublicEndpoint: s3Url.optional(),
+  /** `<endpoint>/<bucket>/<key>`; off for stores that want `<bucket>.<endpoint>/<key>`. */
+  s3PathStyle: flag.default(true),
   /** Apply the database's migrations before anything else. */
   migrate: flag.default(false),
 });
@@ -99,8 +128,21 @@ const variables: Record<keyof Config, string> = {
   reexecutionShare: "MUSTER_REEXECUTION_SHARE",
   relayFanOut: "MUSTER_RELAY_FAN_OUT",
   privateRelays: "MUSTER_PRIVATE_RELAYS",
+  privateWebhooks: "MUSTER_PRIVATE_WEBHOOKS",
+  s3Endpoint: "S3_ENDPOINT",
+  s3Bucket: "S3_BUCKET",
+  s3Region: "S3_REGION",
+  s3AccessKeyId: "S3_ACCESS_KEY_ID",
+  s3SecretAccessKey: "S3_SECRET_ACCESS_KEY",
+  s3Prefix: "S3_PREFIX",
+  s3Presign: "S3_PRESIGN",
+  s3PublicEndpoint: "S3_PUBLIC_ENDPOINT",
+  s3PathStyle: "S3_PATH_STYLE",
   migrate: "MUSTER_MIGRATE",
 };
+
+/** A store is named whole or not at all: half of it would leave the blobs in files unnoticed. */
+const s3Together = ["s3Endpoint", "s3Bucket", "s3AccessKeyId", "s3SecretAccessKey"] as const;
 
 /**
  * Reads the configuration.
@@ -114,10 +156,15 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     }),
   );
   const parsed = configSchema.safeParse(values);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map((issue) => {
+  const problems = (parsed.error?.issues ?? []).map((issue) => {
     const field = String(issue.path[0] ?? "");
     return `${field in variables ? variables[field as keyof Config] : field}: ${issue.message}`;
   });
+  const given = s3Together.find((field) => values[field] !== undefined);
+  if (given !== undefined)
+    for (const field of s3Together)
+      if (values[field] === undefined)
+        problems.push(`${variables[field]}: set it as well, because ${variables[given]} is set`);
+  if (parsed.success && problems.length === 0) return parsed.data;
   throw new Error(`The configuration is wrong.\n${problems.join("\n")}`);
 }

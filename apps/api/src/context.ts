@@ -2,6 +2,7 @@ import type { Database, Prisma, PrismaClient } from "@muster/db";
 import type { Logger } from "pino";
 import type { Auth } from "./auth/auth.ts";
 import type { BlobStore } from "./blobs/store.ts";
+import type { Egress } from "./broadcast/egress.ts";
 import type { Config } from "./config.ts";
 import type { Bus } from "./events/bus.ts";
 import type { EventHub } from "./events/hub.ts";
@@ -36,6 +37,8 @@ export type Services = {
   readonly hub: EventHub;
   /** Heartbeats since the last flush. */
   readonly presence: Presence;
+  /** Bytes of checkpoints sent since the last flush. */
+  readonly egress: Egress;
   /** People's sessions, organizations and API keys. */
   readonly auth: Auth;
   readonly metrics: Metrics;

@@ -44,6 +44,23 @@ export function createMetrics() {
       labelNames: ["direction"] as const,
       registers,
     }),
+    originBytes: new Counter({
+      name: "muster_origin_bytes_total",
+      help: "Bytes of checkpoints that nodes and relays had from this process or its store.",
+      registers,
+    }),
+    relayProbes: new Counter({
+      name: "muster_relay_probes_total",
+      help: "Looks at relays, by what was seen.",
+      labelNames: ["result"] as const,
+      registers,
+    }),
+    webhooks: new Counter({
+      name: "muster_webhook_attempts_total",
+      help: "Attempts to deliver a webhook, by outcome.",
+      labelNames: ["outcome"] as const,
+      registers,
+    }),
     turns: new Histogram({
       name: "muster_loop_turn_seconds",
       help: "Time a turn of a loop took.",

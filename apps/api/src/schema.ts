@@ -8,6 +8,7 @@ import "./blobs/schema.ts";
 import "./runs/schema.ts";
 import "./tasks/schema.ts";
 import "./training/schema.ts";
+import "./broadcast/schema.ts";
 import "./rollouts/schema.ts";
 import "./verification/schema.ts";
 import "./verification/audit-schema.ts";
@@ -15,6 +16,8 @@ import "./verification/case-schema.ts";
 import "./verification/reexecution-schema.ts";
 import "./verification/calibration-schema.ts";
 import "./ledger/schema.ts";
+import "./alerts/schema.ts";
+import "./webhooks/schema.ts";
 import type { GraphQLSchema } from "graphql";
 import { builder } from "./builder.ts";
 

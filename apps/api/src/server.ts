@@ -1,14 +1,15 @@
 import { timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { openDatabase } from "@muster/db";
 import { toNodeHandler } from "better-auth/node";
 import type { Logger } from "pino";
 import { clientAddressHeader, createAuth, isLoopback } from "./auth/auth.ts";
 import { createAuthenticate, credentialsOf, type Identity, sameActor } from "./auth/authenticate.ts";
-import { createFileStore } from "./blobs/files.ts";
+import { openBlobStore } from "./blobs/open.ts";
 import { serveBlob } from "./blobs/routes.ts";
+import { createEgress } from "./broadcast/egress.ts";
+import { registerRelayMetrics } from "./broadcast/metrics.ts";
 import type { Config } from "./config.ts";
 import type { Ctx, Services } from "./context.ts";
 import { CodedError } from "./errors.ts";
@@ -55,7 +56,7 @@ export type ServerOptions = {
   readonly log?: Logger;
 };
 
-/** Starts a coordinator. Any number of them may share a database (and then a blob folder). */
+/** Starts a coordinator. Any number of them may share a database (and then a blob folder or bucket). */
 export async function startServer(
   config: Config,
   { startedAt = new Date(), loops = [], log = createLogger(config.logLevel) }: ServerOptions = {},
@@ -72,7 +73,7 @@ export async function startServer(
   const server = createServer();
   let bus: Bus | undefined;
   try {
-    const blobs = await createFileStore(join(config.stateDir, "blobs"));
+    const blobs = await openBlobStore(config, log);
     bus = await createBus({ databaseUrl: config.databaseUrl, pool: db.pool, log });
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
@@ -91,6 +92,7 @@ export async function startServer(
       bus,
       hub: createEventHub({ pool: db.pool, bus, log }),
       presence: createPresence(),
+      egress: createEgress(),
       auth: createAuth({ config, prisma: db.prisma, log, publicUrl }),
       metrics,
       rateLimit: createRateLimit({ config, metrics }),
@@ -99,6 +101,7 @@ export async function startServer(
       publicUrl,
     };
     registerAuditMetrics(services);
+    registerRelayMetrics(services);
     const stopServing = serve(server, services);
     const running = startLoops(services, loops);
     log.info({ url, publicUrl, loops: loops.length }, "the coordinator listens");
@@ -114,6 +117,9 @@ export async function startServer(
       await services.presence
         .flush(db.prisma)
         .catch((error: unknown) => log.warn({ err: error }, "the last heartbeats were not written"));
+      await services.egress
+        .flush(db)
+        .catch((error: unknown) => log.warn({ err: error }, "the last bytes sent were not counted"));
       services.hub.close();
       await services.bus.close();
       await db.close();

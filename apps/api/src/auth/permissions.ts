@@ -12,6 +12,8 @@ const leastRole = {
   "rollout:read": "member",
   "ledger:read": "member",
   "upload:create": "member",
+  "alert:manage": "admin",
+  "webhook:manage": "admin",
   "key:manage": "owner",
 } as const;
 

@@ -1,6 +1,6 @@
-import { pipeline } from "node:stream/promises";
 import { PackKind } from "@muster/db";
 import { fromTypeId } from "@muster/protocol";
+import { answerBlob } from "@muster/shardcast";
 import type { Ctx } from "../context.ts";
 import { CodedError } from "../errors.ts";
 import { type Exchange, sendJson } from "../http/exchange.ts";
@@ -40,6 +40,8 @@ async function put(ctx: Ctx, exchange: Exchange, sha256: string): Promise<void> 
   res.once("close", () => abort.abort(new Error("the client went away")));
   // A client that sends nothing for a minute has gone.
   req.setTimeout(60_000, () => req.destroy());
+  // To bring what has all arrived into a store elsewhere may take longer.
+  req.once("end", () => req.setTimeout(0));
   const stored = await storeUpload(ctx, {
     sha256,
     size,
@@ -67,63 +69,36 @@ function permissionOf({ searchParams }: URL): Upload["by"] {
 async function get(ctx: Ctx, exchange: Exchange, sha256: string): Promise<void> {
   const { req, res } = exchange;
   await assertMayRead(ctx, sha256);
-  const etag = `"${sha256}"`;
-  res.setHeader("ETag", etag);
-  res.setHeader("Accept-Ranges", "bytes");
-  // The bytes of a hash never change; who may read them is asked again by every shared cache.
-  res.setHeader("Cache-Control", "private, max-age=31536000, immutable");
-  res.setHeader("Content-Type", "application/octet-stream");
-  res.setHeader("Content-Disposition", `attachment; filename="${sha256}"`);
-  res.setHeader("Content-Security-Policy", "sandbox; default-src 'none'");
-  if (req.headers["if-none-match"]?.split(",").some((tag) => tag.trim() === etag || tag.trim() === "*")) {
-    res.writeHead(304).end();
-    return;
-  }
   const size = await ctx.blobs.size(sha256);
   if (size === undefined)
     throw new CodedError("BLOB_NOT_FOUND", `The blob ${sha256} is gone: retention deleted it.`);
-  const ifRange = req.headers["if-range"];
-  const range = ifRange !== undefined && ifRange !== etag ? "all" : parseRange(req.headers.range, size);
-  if (range === "unsatisfiable") {
-    res.removeHeader("Content-Disposition");
-    res.writeHead(416, { "Content-Range": `bytes */${size}`, "Content-Length": 0 }).end();
+  const elsewhere = follows(req) ? await ctx.blobs.signedUrl?.(sha256) : undefined;
+  if (elsewhere !== undefined) {
+    if (ctx.actor.kind === "node") ctx.egress.sent(sha256, size);
+    res.writeHead(307, { Location: elsewhere, "Cache-Control": "no-store", "Content-Length": 0 }).end();
     return;
   }
-  const { start, end } = range === "all" ? { start: 0, end: size - 1 } : range;
-  res.writeHead(range === "all" ? 200 : 206, {
-    "Content-Length": end - start + 1,
-    ...(range === "all" ? {} : { "Content-Range": `bytes ${start}-${end}/${size}` }),
+  res.setHeader("Content-Disposition", `attachment; filename="${sha256}"`);
+  res.setHeader("Content-Security-Policy", "sandbox; default-src 'none'");
+  const { sent, failure } = await answerBlob(req, res, {
+    sha256,
+    size,
+    // The bytes of a hash never change; who may read them is asked again by every shared cache.
+    cacheControl: "private, max-age=31536000, immutable",
+    open: async (range) => (await ctx.blobs.open(sha256, range)).stream,
   });
-  if (req.method === "HEAD" || size === 0) {
-    res.end();
-    return;
-  }
-  const { stream } = await ctx.blobs.open(sha256, { start, end });
-  try {
-    await pipeline(stream, res);
-    ctx.metrics.blobBytes.inc({ direction: "out" }, end - start + 1);
-  } catch (error) {
-    // A client that went away is no failure of ours.
-    exchange.log.debug({ err: error }, "a blob was not sent to its end");
-    res.destroy();
-  }
+  ctx.metrics.blobBytes.inc({ direction: "out" }, sent);
+  if (ctx.actor.kind === "node") ctx.egress.sent(sha256, sent);
+  // A client that went away is no failure of ours.
+  if (failure !== undefined) exchange.log.debug({ err: failure }, "a blob was not sent to its end");
 }
 
-/** One range of RFC 9110; several at once, or what cannot be read, is answered with everything, as it allows. */
-export function parseRange(
-  header: string | undefined,
-  size: number,
-): "all" | "unsatisfiable" | { start: number; end: number } {
-  const match = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(header ?? "");
-  if (match === null) return "all";
-  const [, from = "", to = ""] = match;
-  if (from === "" && to === "") return "all";
-  if (from === "") {
-    const last = Number(to);
-    return last === 0 || size === 0 ? "unsatisfiable" : { start: Math.max(0, size - last), end: size - 1 };
-  }
-  const start = Number(from);
-  if (to !== "" && Number(to) < start) return "all";
-  if (start >= size) return "unsatisfiable";
-  return { start, end: to === "" ? size - 1 : Math.min(Number(to), size - 1) };
+/**
+ * Whether this request may be sent to another host. Clients drop `Authorization` and cookies on the way, but not `X-Api-Key`, and a page's
+ * script could not read the answer: these get their bytes here, as does whoever may have them already.
+ */
+function follows({ method, headers }: Exchange["req"]): boolean {
+  if (method !== "GET" || headers["if-none-match"] !== undefined || headers["x-api-key"] !== undefined)
+    return false;
+  return headers.authorization !== undefined || headers["sec-fetch-mode"] === "navigate";
 }

@@ -1,10 +1,11 @@
 import type { Readable } from "node:stream";
+import { CodedError } from "../errors.ts";
 
 /** Bytes by their SHA-256. Which of them are kept, and who may read them, is in Postgres. */
 export type BlobStore = {
   /**
    * Stores a stream under its hash, hashing while it arrives; nothing is visible before the hash matched.
-   * @throws CodedError `BLOB_HASH_MISMATCH`, `BLOB_TOO_LARGE`, `STORAGE_FULL`.
+   * @throws CodedError `BLOB_HASH_MISMATCH`, `BLOB_TOO_LARGE`, `STORAGE_FULL`, or `NOT_READY` when a store elsewhere does not answer.
    */
   put(
     sha256: string,
@@ -31,4 +32,15 @@ export type BlobStore = {
   list(): AsyncIterable<{ sha256: string; storedAt: Date }>;
   /** Proves that a blob could be written now. @throws CodedError `STORAGE_FULL`, or the system's error. */
   probe(): Promise<void>;
+  /** An address from which anybody may GET the blob for some minutes, without asking here. Only of a store that clients reach themselves. */
+  signedUrl?(sha256: string): Promise<string>;
 };
+
+export const isBlobName = (sha256: string): boolean => /^[0-9a-f]{64}$/.test(sha256);
+
+export function noBlob(sha256: string): CodedError {
+  return new CodedError(
+    "BLOB_NOT_FOUND",
+    `There is no blob ${sha256.slice(0, 64)}. It was never stored, or retention deleted it.`,
+  );
+}

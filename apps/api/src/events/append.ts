@@ -1,35 +1,45 @@
 import type { Tx } from "../context.ts";
 
 /** Everything that can happen. `data` carries absolute values, so applying an event twice is harmless. */
-export type EventType =
-  | "run.created"
-  | "run.state"
-  | "run.revised"
-  | "run.progress"
-  | "node.joined"
-  | "node.trust"
-  | "grant.changed"
-  | "task.opened"
-  | "task.leased"
-  | "task.submitted"
-  | "task.done"
-  | "task.expired"
-  | "task.released"
-  | "task.failed"
-  | "task.cancelled"
-  | "group.submitted"
-  | "group.decided"
-  | "group.reaudited"
-  | "case.opened"
-  | "case.disputed"
-  | "case.decided"
-  | "validator.suspect"
-  | "validator.missing"
-  | "batch.sealed"
-  | "checkpoint.available"
-  | "step.trained"
-  | "evaluation.done"
-  | "budget.changed";
+export const eventTypes = [
+  "run.created",
+  "run.state",
+  "run.revised",
+  "run.progress",
+  "node.joined",
+  "node.trust",
+  "grant.changed",
+  "task.opened",
+  "task.leased",
+  "task.submitted",
+  "task.done",
+  "task.expired",
+  "task.released",
+  "task.failed",
+  "task.cancelled",
+  "group.submitted",
+  "group.decided",
+  "group.reaudited",
+  "case.opened",
+  "case.disputed",
+  "case.decided",
+  "validator.suspect",
+  "validator.missing",
+  "batch.sealed",
+  "checkpoint.available",
+  "checkpoint.received",
+  "relay.live",
+  "relay.offline",
+  "relay.dropped",
+  "step.trained",
+  "evaluation.done",
+  "budget.changed",
+  "alert.firing",
+  "alert.resolved",
+  "webhook.paused",
+] as const;
+
+export type EventType = (typeof eventTypes)[number];
 
 export type NewEvent = {
   /** `run:<uuid>`, `organization:<uuid>` or `node:<uuid>` */
@@ -61,3 +71,4 @@ export async function appendEvents(tx: Tx, events: readonly NewEvent[]): Promise
 }
 
 export const runStream = (runId: string): string => `run:${runId}`;
+export const organizationStream = (organizationId: string): string => `organization:${organizationId}`;

@@ -18,9 +18,16 @@ export type Bus = {
   close(): Promise<void>;
 };
 
-/** `events` asks the sequencer to look, `stream:<name>` says that numbered events arrived, `offers:<kind>` that tasks opened, `run:<uuid>` that a run's planner should look. */
-export type Topic = "events" | `stream:${string}` | `offers:${string}` | `run:${string}`;
-export type TopicPattern = "stream:*" | "offers:*" | "run:*";
+/** `events` asks the sequencer to look, `stream:<name>` says that numbered events arrived, `offers:<kind>` that tasks opened, `run:<uuid>` that a run's planner should look, `relays:<uuid>` that its relays should, `probes` that one is to be probed, `webhooks` that something is to be sent. */
+export type Topic =
+  | "events"
+  | `stream:${string}`
+  | `offers:${string}`
+  | `run:${string}`
+  | `relays:${string}`
+  | "probes"
+  | "webhooks";
+export type TopicPattern = "stream:*" | "offers:*" | "run:*" | "relays:*";
 
 export type BusOptions = {
   /** For the one connection that listens. */

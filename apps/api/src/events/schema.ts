@@ -18,7 +18,7 @@ export const Event = builder.objectRef<StoredEvent>("Event").implement({
   }),
 });
 
-export const EventBatchType = builder.objectRef<EventBatch>("EventBatch").implement({
+const EventBatchType = builder.objectRef<EventBatch>("EventBatch").implement({
   description: "Events of a stream in order; none in a heartbeat, which comes at least every five seconds.",
   authScopes: { signedIn: true },
   fields: (t) => ({

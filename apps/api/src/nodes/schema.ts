@@ -12,7 +12,7 @@ import { type Liveness, livenessOf } from "./liveness.ts";
 import { createNodeChallenge, registerNode } from "./register.ts";
 import { type NodeToken, renewSession } from "./session.ts";
 
-export const LivenessEnum = builder.enumType("Liveness", {
+const LivenessEnum = builder.enumType("Liveness", {
   description:
     "How a node seems to be. Display only: nothing is taken from a node for its silence but what its leases' deadlines take.",
   values: {
@@ -23,7 +23,7 @@ export const LivenessEnum = builder.enumType("Liveness", {
   } satisfies Record<Liveness, unknown>,
 });
 
-export const RoleEnum = builder.enumType("Role", {
+const RoleEnum = builder.enumType("Role", {
   description: "What a node does in a run.",
   values: {
     WORKER: { description: "Generates. Needs no grant in an open run." },
@@ -34,7 +34,7 @@ export const RoleEnum = builder.enumType("Role", {
   } satisfies Record<GrantableRole | "WORKER", unknown>,
 });
 
-export const TrustStateEnum = builder.enumType(TrustState, {
+const TrustStateEnum = builder.enumType(TrustState, {
   name: "TrustState",
   description: "How far a run trusts a node.",
 });

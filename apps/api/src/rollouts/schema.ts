@@ -11,7 +11,7 @@ import { inTurn } from "../tasks/turns.ts";
 import { submitRollouts } from "./intake.ts";
 import { type TokenView, tokenView } from "./token-view.ts";
 
-export const GroupStateEnum = builder.enumType(GroupState, { name: "GroupState" });
+const GroupStateEnum = builder.enumType(GroupState, { name: "GroupState" });
 const AcceptanceEnum = builder.enumType(Acceptance, { name: "Acceptance" });
 
 /** Rollouts are private: the organization's members see them, and a node sees its own. */

@@ -19,7 +19,7 @@ import { cancelRun, pauseRun, resumeRun } from "./lifecycle.ts";
 import { type RunStats, runStats } from "./stats.ts";
 import { maySeeRun, visibleRuns } from "./visibility.ts";
 
-export const RunStateEnum = builder.enumType(RunState, { name: "RunState" });
+const RunStateEnum = builder.enumType(RunState, { name: "RunState" });
 
 export const Environment = builder.prismaObject("Environment", {
   authScopes: { public: true },

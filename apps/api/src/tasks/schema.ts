@@ -10,8 +10,8 @@ import { releaseTask, renewLease } from "./lease.ts";
 import { type TaskOffer, taskOffers } from "./offers.ts";
 import type { SubmissionInput, SubmissionOutcome } from "./submission.ts";
 
-export const TaskKindEnum = builder.enumType(TaskKind, { name: "TaskKind" });
-export const TaskStateEnum = builder.enumType(TaskState, { name: "TaskState" });
+const TaskKindEnum = builder.enumType(TaskKind, { name: "TaskKind" });
+const TaskStateEnum = builder.enumType(TaskState, { name: "TaskState" });
 const AttemptStateEnum = builder.enumType(AttemptState, { name: "AttemptState" });
 
 export const Task = builder.prismaNode("Task", {
