@@ -82,7 +82,7 @@ export async function readBytes(path: string): Promise<Uint8Array> {
   }
 }
 
-export function unreadable(path: string, error: unknown): Failure {
+function unreadable(path: string, error: unknown): Failure {
   const why = systemCode(error) === "ENOENT" ? "there is no such file" : messageOf(error);
   return new Failure({
     exit: "usage",

@@ -12,7 +12,7 @@ export type GlobalOptions = {
   stateDir: string;
 };
 
-export const defaultUrl = "http://127.0.0.1:4000";
+const defaultUrl = "http://127.0.0.1:4000";
 
 /** Where the coordinator is, and who said so. @throws Failure `USAGE` when what they said is no URL. */
 export function coordinatorUrl(options: GlobalOptions): { url: string; source: string } {

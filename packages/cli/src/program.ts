@@ -1,7 +1,7 @@
 // The command line: what may be said, and what each command is given. The work itself is loaded when its command is called, so that
 // `--help` does not wait for it.
 import { hostname } from "node:os";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { type Ended, usage, wholeNumber, withClient } from "./arguments.ts";
 import { coordinatorUrl, type GlobalOptions, localApiKey } from "./connection.ts";
@@ -63,6 +63,7 @@ function buildProgram(terminal: Terminal, ended: (exit: Exit) => void): Command 
     .addHelpText("after", exitCodeHelp());
   addUp(program, terminal, ended);
   addWorker(program, terminal, ended);
+  addRelay(program, terminal, ended);
   addDoctor(program, terminal, ended);
   addRuns(program, terminal, ended);
   addNodes(program, terminal);
@@ -194,6 +195,17 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
       wholeNumber(0, 3_600),
       25,
     )
+    .option(
+      "--relay",
+      "relay checkpoints besides, where that is granted; takes the options of `relay`, too",
+      false,
+    )
+    .addOption(portOption())
+    .addOption(hostOption())
+    .addOption(publicUrlOption())
+    .addOption(uplinkOption())
+    .addOption(regionOption())
+    .addOption(budgetOption())
     .addHelpText(
       "after",
       "\nWithout --run and --organization it generates for every open run, and does nothing else.\n\nExamples:\n  npm run muster -- worker --url https://muster.example\n  npm run muster -- worker --url https://muster.example --roles validator,evaluator --organization org_…",
@@ -209,14 +221,18 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
           threads: number;
           name?: string;
           drainSeconds: number;
-        }
+          relay: boolean;
+        } & RelayFlags
       >();
       const { nodeFolder, parseProviders, parseRoles, work } = await import("./worker.ts");
       const { executionProviders } = await import("@muster/policy");
+      const state = options.state === undefined ? nodeFolder(options.stateDir) : resolve(options.state);
+      const { relayOptions } = await import("./relay.ts");
       const exit = await work(
         {
           url: coordinatorUrl(options).url,
-          state: options.state === undefined ? nodeFolder(options.stateDir) : resolve(options.state),
+          state,
+          relay: options.relay ? relayOptions(options, join(state, "relay")) : undefined,
           worksFor: [...(options.run ?? []), ...(options.organization ?? [])],
           roles: parseRoles(options.roles),
           providers: options.providers === undefined ? executionProviders : parseProviders(options.providers),
@@ -230,6 +246,90 @@ function addWorker(program: Command, terminal: Terminal, ended: Ended): void {
       ended(exit);
     });
 }
+
+type RelayFlags = {
+  port: number;
+  host: string;
+  publicUrl?: string;
+  uplink: number;
+  region?: string;
+  budget: number;
+};
+
+function addRelay(program: Command, terminal: Terminal, ended: Ended): void {
+  program
+    .command("relay")
+    .description("keep the newest checkpoints of a run and pass them on to its nodes")
+    .option("--run <id>", "relay for this run; may be given again", ids("run"))
+    .option("--organization <id>", "relay for this organization's runs; may be given again", ids("org"))
+    .option("--parent <url>", "pull from here, whatever the coordinator assigns: a mirror or another relay")
+    .addOption(portOption())
+    .addOption(hostOption())
+    .addOption(publicUrlOption())
+    .addOption(uplinkOption())
+    .addOption(regionOption())
+    .addOption(budgetOption())
+    .option(
+      "--dir <folder>",
+      "its own folder: its key and the checkpoints (default: .muster/relay here, else ~/.muster/relay)",
+    )
+    .option("--name <name>", "shown to people (default: this host's name)")
+    .addOption(new Option("--api <url>", "the same as --url").hideHelp())
+    .addHelpText(
+      "after",
+      "\nThe organizer grants it once: npm run muster -- runs grant <run> <node> relay. What it takes is in docs/relay.md.\n\nExamples:\n  npm run muster -- relay --url https://muster.example --run run_… --public-url https://relay.example --uplink 1000\n  npm run muster -- relay --run run_… --parent https://cdn.example/store/{ab}/{sha256}",
+    )
+    .action(async (_options, command: Command) => {
+      const options = command.optsWithGlobals<
+        GlobalOptions &
+          RelayFlags & {
+            run?: string[];
+            organization?: string[];
+            parent?: string;
+            dir?: string;
+            name?: string;
+            api?: string;
+          }
+      >();
+      const worksFor = [...(options.run ?? []), ...(options.organization ?? [])];
+      if (worksFor.length === 0)
+        throw usage("Say for whom it relays: --run <id> or --organization <id>. `runs list` shows the ids.");
+      const { relay, relayFolder, relayOptions } = await import("./relay.ts");
+      const dir = options.dir === undefined ? relayFolder(options.stateDir) : resolve(options.dir);
+      const { url } = coordinatorUrl(options.api === undefined ? options : { ...options, url: options.api });
+      ended(
+        await relay(
+          {
+            url,
+            dir,
+            worksFor,
+            name: options.name ?? hostname(),
+            relay: relayOptions(options, dir, options.parent),
+          },
+          terminal,
+        ),
+      );
+    });
+}
+
+const portOption = () =>
+  new Option("--port <port>", "the relay's port").argParser(wholeNumber(1, 65_535)).default(4010);
+const hostOption = () =>
+  new Option("--host <address>", "where the relay listens: 127.0.0.1 behind a TLS proxy, or 0.0.0.0").default(
+    "127.0.0.1",
+  );
+const publicUrlOption = () =>
+  new Option("--public-url <url>", "where others reach the relay (default: where it listens)");
+const uplinkOption = () =>
+  new Option("--uplink <Mbit/s>", "what the relay's uplink carries; the tree is built from it")
+    .argParser(wholeNumber(1, 1_000_000))
+    .default(100);
+const regionOption = () =>
+  new Option("--region <name>", "where the relay is, such as eu-west; relays of a region are put together");
+const budgetOption = () =>
+  new Option("--budget <GiB>", "what the relay may keep on the disk")
+    .argParser(wholeNumber(1, 65_536))
+    .default(20);
 
 function addDoctor(program: Command, terminal: Terminal, ended: Ended): void {
   program

@@ -92,7 +92,7 @@ export function resultOf(run: Run, evaluations: readonly Evaluation[]): Result {
   };
 }
 
-export function resultLine(run: Run, evaluations: readonly Evaluation[]): string {
+function resultLine(run: Run, evaluations: readonly Evaluation[]): string {
   const { state, reason, base, now, ciLow, ciHigh, n, version, gain, gainLow, gainHigh } = resultOf(
     run,
     evaluations,

@@ -175,7 +175,7 @@ export async function grantRole(
   // a node takes granted roles only from whom it names
   if (!revoke)
     terminal.say(
-      `It must agree: muster worker --roles ${role.toLowerCase()} --run ${run} --url <coordinator>, on that machine.`,
+      `It must agree: muster ${role === "RELAY" ? "relay" : `worker --roles ${role.toLowerCase()}`} --run ${run} --url <coordinator>, on that machine.`,
     );
 }
 

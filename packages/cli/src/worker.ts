@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { type ExecutionProvider, executionProviders } from "@muster/policy";
-import { type Log, runWorker, type WorkerRole } from "@muster/worker";
+import { type Log, type RelayServiceOptions, runWorker, type WorkerRole } from "@muster/worker";
 import type { Exit } from "./exit-codes.ts";
 import { Failure } from "./failure.ts";
 import { printable, type Terminal } from "./terminal.ts";
@@ -18,6 +18,8 @@ export type WorkerCommand = {
   name: string;
   drainSeconds: number;
   dashboardUrl: string | undefined;
+  /** How it relays besides. */
+  relay: RelayServiceOptions | undefined;
 };
 
 /** Works until a signal, then drains. @throws ApiError when the coordinator refuses the node for good. */
@@ -33,7 +35,8 @@ export async function work(command: WorkerCommand, terminal: Terminal): Promise<
       stop.abort();
     });
   }
-  const { url, state, worksFor, roles, providers, threads, name, drainSeconds, dashboardUrl } = command;
+  const { url, state, worksFor, roles, providers, threads, name, drainSeconds, dashboardUrl, relay } =
+    command;
   const summary = await runWorker({
     url,
     stateDir: state,
@@ -43,6 +46,7 @@ export async function work(command: WorkerCommand, terminal: Terminal): Promise<
     threads,
     name,
     drainSeconds,
+    ...(relay === undefined ? {} : { relay }),
     log: workerLog(terminal),
     signal: stop.signal,
     onRegistered(node) {
@@ -101,8 +105,11 @@ function parseList<T extends string>(
   });
 }
 
-/** The worker's log as lines on standard error; debug lines only with MUSTER_LOG_LEVEL=debug. */
-function workerLog(terminal: Terminal): Log {
+/**
+ * The worker's log as lines on standard error; debug lines only with MUSTER_LOG_LEVEL=debug, and without those of the others that a
+ * `quiet` command tells in its own words.
+ */
+export function workerLog(terminal: Terminal, { quiet = false }: { quiet?: boolean } = {}): Log {
   const shown = process.env.MUSTER_LOG_LEVEL === "debug" || process.env.MUSTER_LOG_LEVEL === "trace";
   const at =
     (level: string, bound: object): Log["info"] =>
@@ -119,7 +126,7 @@ function workerLog(terminal: Terminal): Log {
     };
   const make = (bound: object): Log => ({
     debug: shown ? at("debug", bound) : () => {},
-    info: at("info", bound),
+    info: quiet && !shown ? () => {} : at("info", bound),
     warn: at("warn", bound),
     error: at("error", bound),
     child: (fields) => make({ ...bound, ...fields }),

@@ -46,6 +46,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
     prisma.node.create({ data: { publicKey: sha(name), name, software: "test", protocol: 1, hardware: {} } });
   const [trainer, validator, worker] = [await node("trainer"), await node("validator"), await node("worker")];
   const veteran = await node("veteran");
+  const pioneer = await node("pioneer");
 
   const task = (
     kind: "BASE" | "GENERATE" | "VERIFY" | "TRAIN",
@@ -99,6 +100,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
     index: number,
     state: "ACCEPTED" | "SET_ASIDE" | "REJECTED" | "VERIFYING",
     trusted?: { nodeId: string },
+    final?: { nodeId: string },
   ) => {
     const decided = state !== "VERIFYING";
     const acceptance = trusted ? "TRUSTED" : "AUDITED";
@@ -107,7 +109,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
         ...owner,
         taskId: generated.id,
         attemptId: generated.attempts[0]?.id ?? "",
-        nodeId: trusted?.nodeId ?? worker.id,
+        nodeId: (trusted ?? final)?.nodeId ?? worker.id,
         index,
         exampleSeed: sha("seed"),
         prompt: "21=",
@@ -120,6 +122,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
         epoch: 1,
         ...(trusted ? {} : { verifyTaskId: verify.id }),
         ...(decided ? { decidedAt: new Date() } : {}),
+        ...(final ? { finalAt: new Date() } : {}),
         ...(state === "ACCEPTED" || state === "SET_ASIDE" ? { acceptance } : {}),
         rollouts: {
           create: [0, 1].map((i) => ({
@@ -142,6 +145,7 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   const rejected = await group(2, "REJECTED");
   await group(3, "VERIFYING");
   const trusted = await group(4, "ACCEPTED", { nodeId: veteran.id });
+  const final = await group(5, "ACCEPTED", undefined, { nodeId: pioneer.id });
   const verification = (groupId: string, taskId: string, verdict: "ACCEPTED" | "REJECTED") =>
     prisma.verification.create({
       data: {
@@ -157,11 +161,13 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
       },
     });
   await verification(accepted, verify.id, "ACCEPTED");
+  await verification(final, generated.id, "ACCEPTED");
   const against = await verification(rejected, train.id, "REJECTED");
   await createTrust(prisma, {
     owner,
     worker: worker.id,
     veteran: veteran.id,
+    pioneer: pioneer.id,
     groups: [accepted, aside, rejected],
   });
   const probe = await task("VERIFY", "OPEN", validator.id);
@@ -219,23 +225,27 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
         parentVersion: number === 0 ? null : number - 1,
         manifestHash: sha(`manifest ${number}`),
         stateHash: number === 1 ? sha("state 1") : null,
-        size: 1,
+        size: 2 ** 20,
         state: "AVAILABLE",
         trainerNodeId: trainer.id,
         taskId,
         availableAt: new Date(Date.now() - 10_000 + number * 1_000),
       },
     });
-  await version(0, base.id);
+  const start = await version(0, base.id);
   await version(1, train.id);
 
   const account = (key: string, kind: "ISSUED" | "BUDGET" | "NODE_HELD", balance: bigint) =>
     prisma.account.create({ data: { organizationId, key, kind, runId, balance } });
+  const earnings = (nodeId: string, balance: bigint) =>
+    prisma.account.create({
+      data: { organizationId, key: `available:${nodeId}`, kind: "NODE_AVAILABLE", nodeId, balance },
+    });
   const issued = await account("issued", "ISSUED", -10_000n);
-  const budget = await account("budget", "BUDGET", 7_000n);
+  const budget = await account("budget", "BUDGET", 5_990n);
   const held = await account("held", "NODE_HELD", 3_000n);
   const post = (
-    kind: "FUND" | "HOLD" | "FORFEIT" | "REFUND",
+    kind: "FUND" | "HOLD" | "RELEASE" | "FORFEIT" | "REFUND" | "PAY",
     key: string,
     groupId: string | null,
     from: string,
@@ -265,6 +275,18 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
   await post("FORFEIT", "forfeit:1", aside, held.id, budget.id, 1_000n);
   await post("REFUND", "refund:1", aside, budget.id, held.id, 1_000n);
 
+  // What is final, and the relay that brought its node the version: another one pulls from it.
+  await post("HOLD", "hold:5", final, budget.id, held.id, 1_000n);
+  await post("RELEASE", "release:5", final, held.id, (await earnings(pioneer.id, 1_000n)).id, 1_000n);
+  const relay = await createBroadcast(prisma, {
+    owner,
+    relays: [await node("relay"), await node("child")],
+    receiver: pioneer.id,
+    checkpointId: start.id,
+  });
+  const paid = `relay:${start.id}:${pioneer.id}:${relay.id}`;
+  await post("PAY", paid, null, budget.id, (await earnings(relay.nodeId, 10n)).id, 10n);
+
   const stream = `run:${runId}`;
   for (const seq of [1n, 2n, 3n, 4n]) {
     await prisma.event.create({
@@ -277,12 +299,12 @@ export async function createHealthyRun(prisma: PrismaClient): Promise<HealthyRun
 
 type Owner = { organizationId: string; runId: string };
 
-/** One node that failed once, so that it is in probation again, and one that is trusted. */
+/** One node that failed once, so that it is in probation again, and two that are trusted. */
 async function createTrust(
   prisma: PrismaClient,
-  input: { owner: Owner; worker: string; veteran: string; groups: readonly string[] },
+  input: { owner: Owner; worker: string; veteran: string; pioneer: string; groups: readonly string[] },
 ): Promise<void> {
-  const { owner, worker, veteran, groups } = input;
+  const { owner, worker, veteran, pioneer, groups } = input;
   const kinds = ["ACCEPTED", "ACCEPTED", "REJECTED"] as const;
   for (const [i, groupId] of groups.entries())
     await prisma.nodeOutcome.create({
@@ -291,10 +313,12 @@ async function createTrust(
   await prisma.nodeTrust.create({
     data: { ...owner, nodeId: worker, state: "PROBATION", accepted: 2, rejected: 1 },
   });
-  await prisma.nodeOutcome.create({ data: { ...owner, nodeId: veteran, kind: "ACCEPTED" } });
-  await prisma.nodeTrust.create({
-    data: { ...owner, nodeId: veteran, state: "TRUSTED", auditRate: 0.5, accepted: 1, auditedValid: 1 },
-  });
+  for (const nodeId of [veteran, pioneer]) {
+    await prisma.nodeOutcome.create({ data: { ...owner, nodeId, kind: "ACCEPTED" } });
+    await prisma.nodeTrust.create({
+      data: { ...owner, nodeId, state: "TRUSTED", auditRate: 0.5, accepted: 1, auditedValid: 1 },
+    });
+  }
 }
 
 /** An entry for each group, in a chain. */
@@ -312,4 +336,49 @@ async function createAuditLog(prisma: PrismaClient, owner: Owner, groups: readon
     await prisma.auditEntry.create({ data: { ...owner, ...entry, at, hash } });
     previous = hash;
   }
+}
+
+/** A relay that pulls from another one, which was paid for bringing version 0 to a node. */
+async function createBroadcast(
+  prisma: PrismaClient,
+  input: { owner: Owner; relays: readonly { id: string }[]; receiver: string; checkpointId: string },
+): Promise<{ id: string; nodeId: string }> {
+  const { owner, receiver, checkpointId } = input;
+  const [first, second] = input.relays.map(({ id }) => id);
+  const relay = (nodeId = "", parentId: string | null = null) =>
+    prisma.relay.create({
+      data: {
+        ...owner,
+        nodeId,
+        parentId,
+        url: "https://relay.example",
+        uplinkMbps: 100,
+        state: "LIVE",
+        placed: true,
+        lastSeenAt: new Date(),
+      },
+    });
+  const top = await relay(first);
+  await relay(second, top.id);
+  const now = new Date();
+  await prisma.checkpointReceipt.create({
+    data: {
+      ...owner,
+      checkpointId,
+      version: 0,
+      nodeId: receiver,
+      layout: "FULL",
+      seconds: 1,
+      bytes: 2 ** 20,
+      wastedBytes: 0,
+      creditedBytes: 2 ** 20,
+      settledAt: now,
+      sources: {
+        create: [
+          { ...owner, relayId: top.id, bytes: 2 ** 20, creditedBytes: 2 ** 20, paid: 10, paidAt: now },
+        ],
+      },
+    },
+  });
+  return { id: top.id, nodeId: first ?? "" };
 }

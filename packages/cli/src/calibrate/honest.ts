@@ -15,7 +15,7 @@ export type Grid = {
 export type HonestWindows = { provider: ExecutionProvider; windows: readonly WindowFigures[] };
 
 /** Every configuration of a grid. wasm has one thread. */
-export function configurations({ providers, batchSizes, threads }: Grid): Configuration[] {
+function configurations({ providers, batchSizes, threads }: Grid): Configuration[] {
   return providers.flatMap((provider) =>
     (provider === "wasm" ? [1] : threads).flatMap((count) =>
       (["all", "disabled"] as const).flatMap((optimization) =>

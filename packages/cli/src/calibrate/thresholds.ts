@@ -6,7 +6,7 @@ import { Failure } from "../failure.ts";
 export type Figures = Partial<Record<ThresholdName, number>>;
 
 /** How far a threshold lies above every honest number at least. */
-export const headroom = 4;
+const headroom = 4;
 
 /** What was measured of one threshold. */
 export type Reach = {

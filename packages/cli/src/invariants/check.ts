@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import pg from "pg";
 import { blobInvariants, missingBlobs, strayBlobs } from "./blobs.ts";
+import { broadcastInvariants } from "./broadcast.ts";
 import { clock, type Invariant } from "./invariant.ts";
 import { ledgerInvariants } from "./ledger.ts";
 import { recordInvariants } from "./records.ts";
@@ -14,6 +15,7 @@ export const invariants: readonly Invariant[] = [
   ...trainingInvariants,
   ...trustInvariants,
   ...ledgerInvariants,
+  ...broadcastInvariants,
   ...recordInvariants,
 ];
 
