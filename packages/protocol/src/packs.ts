@@ -192,45 +192,62 @@ export function encodeMeasurementPack({ header, rollouts }: MeasurementPack): Ui
   const rows = rollouts.map((rollout) => {
     checkMeasured(rollout, header.topK);
     const { logprobs, argmax, margins, windows } = rollout;
-    const sizes = Int32Array.from(windows, (window) => window.indices.length);
-    const total = sizes.reduce((sum, size) => sum + size, 0);
-    const indices = new Int32Array(total);
-    const values = new Float32Array(total);
-    let at = 0;
-    for (const window of windows) {
-      indices.set(window.indices, at);
-      values.set(window.values, at);
-      at += window.indices.length;
-    }
-    return { logprobs, argmax, margins, windows: sizes, indices, values };
+    const sizes = new Int32Array(windows.length);
+    for (let w = 0; w < sizes.length; w++) sizes[w] = windows[w]!.indices.length;
+    return { logprobs, argmax, margins, windows: sizes, ...pointsOf(windows) };
   });
   return encode(measurementColumns, measurementHeaderSchema, header, rows);
+}
+
+/** The points of all windows, one window after another. */
+function pointsOf(windows: readonly MeasuredWindow[]): { indices: Int32Array; values: Float32Array } {
+  const [only] = windows;
+  if (only !== undefined && windows.length === 1) {
+    const { buffer, byteOffset, length } = only.indices;
+    return { indices: new Int32Array(buffer, byteOffset, length), values: only.values };
+  }
+  const total = windows.reduce((sum, window) => sum + window.indices.length, 0);
+  const indices = new Int32Array(total);
+  const values = new Float32Array(total);
+  let at = 0;
+  for (const window of windows) {
+    indices.set(window.indices, at);
+    values.set(window.values, at);
+    at += window.indices.length;
+  }
+  return { indices, values };
 }
 
 /** @throws PackError for anything that is not a measurement pack within the limits. */
 export function decodeMeasurementPack(bytes: Uint8Array, limits: PackLimits = packLimits): MeasurementPack {
   const { header, rows } = decode(measurementColumns, measurementHeaderSchema, bytes, limits);
-  const rollouts = rows.map(({ windows: sizes, indices, values, ...measured }): MeasuredRollout => {
-    const total = sizes.reduce((sum, size) => sum + size, 0);
-    checkWindowCount(sizes.length, measured.argmax.length);
-    if (sizes.some((size) => size < 1) || total !== indices.length || total !== values.length) {
-      throw wrongValue("the windows of a measurement do not add up to its points");
+  const rollouts = rows.map((row): MeasuredRollout => {
+    const { logprobs, argmax, margins, windows: sizes, indices, values } = row;
+    checkWindowCount(sizes.length, argmax.length);
+    let total = 0;
+    for (let w = 0; w < sizes.length; w++) {
+      const size = sizes[w]!;
+      if (size < 1) throw wrongValue(unequalPoints);
+      total += size;
     }
-    if (!everyAtLeastZero(indices)) throw wrongValue("a measurement has a negative index");
+    if (total !== indices.length || total !== values.length) throw wrongValue(unequalPoints);
+    if (!noneNegative(indices)) throw wrongValue("a measurement has a negative index");
+    const windows: MeasuredWindow[] = [];
     let at = 0;
-    const windows = Array.from(sizes, (size): MeasuredWindow => {
+    for (let w = 0; w < sizes.length; w++) {
+      const size = sizes[w]!;
+      const own = new Uint32Array(indices.buffer, indices.byteOffset + 4 * at, size);
+      windows.push({ indices: own, values: size === total ? values : values.subarray(at, at + size) });
       at += size;
-      return {
-        indices: new Uint32Array(indices.subarray(at - size, at)),
-        values: values.slice(at - size, at),
-      };
-    });
-    const rollout = { ...measured, windows };
+    }
+    const rollout = { logprobs, argmax, margins, windows };
     checkMeasured(rollout, header.topK);
     return rollout;
   });
   return { header, rollouts };
 }
+
+const unequalPoints = "the windows of a measurement do not add up to its points";
 
 /** @throws PackError `WRONG_VALUE` or `WRONG_HEADER` for a pack that would not decode. */
 export function encodeBatchPack({ header, rollouts }: BatchPack): Uint8Array {
@@ -339,8 +356,9 @@ function decode<S extends TableSpec, H extends z.ZodType>(
   const header = schema.safeParse(json);
   if (!header.success) throw wrongHeader(header.error);
   if (rows.length === 0) throw wrongValue("it is empty");
+  const lists = ["prompt", "tokens", "argmax"].filter((name) => Object.hasOwn(columns, name));
   for (const row of rows) {
-    for (const name of ["prompt", "tokens", "argmax"]) {
+    for (const name of lists) {
       const list: unknown = row[name];
       if (list instanceof Int32Array && list.length > limits.tokens) {
         throw new PackError(
@@ -355,7 +373,7 @@ function decode<S extends TableSpec, H extends z.ZodType>(
 
 function checkTokens({ prompt, tokens }: { prompt: Int32Array; tokens: Int32Array }): void {
   if (prompt.length === 0 || tokens.length === 0) throw wrongValue("a rollout has no prompt or no output");
-  if (!everyAtLeastZero(prompt) || !everyAtLeastZero(tokens)) throw wrongValue("a token id is negative");
+  if (!noneNegative(prompt) || !noneNegative(tokens)) throw wrongValue("a token id is negative");
 }
 
 function checkRollout(rollout: PackedRollout, previous: number): void {
@@ -375,7 +393,7 @@ function checkMeasured({ logprobs, argmax, margins, windows }: MeasuredRollout, 
   if (tokens === 0 || logprobs.length !== tokens || margins.length !== tokens) {
     throw wrongValue("log-probabilities, choices and margins differ in number");
   }
-  if (!everyAtLeastZero(argmax)) throw wrongValue("a token id is negative");
+  if (!noneNegative(argmax)) throw wrongValue("a token id is negative");
   if (!everyFinite(logprobs)) throw wrongValue("a log-probability is not a number");
   if (!everyAtLeastZero(margins)) throw wrongValue("a margin is negative or not a number");
   if (windows.length !== Math.ceil(tokens / windowRows)) {
@@ -423,28 +441,47 @@ function finishOf(finish: string): FinishReason {
 }
 
 // Loops and not `every`: a pack has thousands of numbers, and calling a function for each takes longer than writing the file.
-function everyAtLeastZero(list: Int32Array | Float32Array): boolean {
+function noneNegative(list: Int32Array): boolean {
+  let signs = 0;
+  for (let i = 0; i < list.length; i++) signs |= list[i]!;
+  return signs >= 0;
+}
+
+function everyAtLeastZero(list: Float32Array): boolean {
   for (let i = 0; i < list.length; i++) if (!(list[i]! >= 0)) return false;
   return true;
 }
 
 function everyFinite(list: Float32Array): boolean {
-  for (let i = 0; i < list.length; i++) if (!Number.isFinite(list[i])) return false;
-  return true;
+  // 0 · x is 0 for a finite x and NaN for every other, and a sum that met a NaN stays one.
+  let sum = 0;
+  for (let i = 0; i < list.length; i++) sum += 0 * list[i]!;
+  return sum === 0;
 }
 
 /** Whether an index is there twice. An open-addressing table, because a Set of a window's points is made ten times slower. */
 function hasTwice(indices: Uint32Array): boolean {
-  const size = 2 ** Math.ceil(Math.log2(2 * indices.length));
-  const table = new Float64Array(size).fill(-1);
+  const mask = 2 ** Math.ceil(Math.log2(2 * indices.length)) - 1;
+  if (seen.indices.length <= mask)
+    seen = { indices: new Uint32Array(mask + 1), rounds: new Uint32Array(mask + 1) };
+  if (++round > 0xffffffff) {
+    seen.rounds.fill(0);
+    round = 1;
+  }
+  const { indices: places, rounds } = seen;
   for (let i = 0; i < indices.length; i++) {
     const index = indices[i]!;
-    let slot = Math.imul(index, 0x9e3779b1) & (size - 1);
-    for (; table[slot] !== -1; slot = (slot + 1) & (size - 1)) if (table[slot] === index) return true;
-    table[slot] = index;
+    let slot = Math.imul(index, 0x9e3779b1) & mask;
+    for (; rounds[slot] === round; slot = (slot + 1) & mask) if (places[slot] === index) return true;
+    places[slot] = index;
+    rounds[slot] = round;
   }
   return false;
 }
+
+// A slot is taken when it names this round, so that no window has to empty the table of the one before.
+let seen = { indices: new Uint32Array(256), rounds: new Uint32Array(256) };
+let round = 0;
 
 function wrongValue(why: string): PackError {
   return new PackError("WRONG_VALUE", `Not a pack of this kind: ${why}.`);

@@ -6,6 +6,7 @@
  */
 
 import { PackError } from "./pack-error.ts";
+import { writtenSchema } from "./parquet-write.ts";
 import {
   decodeText,
   malformed,
@@ -23,7 +24,7 @@ export type TableSpec = Readonly<Record<string, ColumnSpec>>;
 
 type Scalar = { int32: number; float: number; bytes: Uint8Array; text: string };
 type Values = { int32: Int32Array; float: Float32Array; bytes: Uint8Array[]; text: string[] };
-/** One cell: for a list, its own array (never a view on another's). */
+/** One cell; lists of numbers are views on memory that all of a file's share. */
 export type Cell<C extends ColumnSpec> = C["list"] extends true ? Values[C["type"]] : Scalar[C["type"]];
 export type Row<S extends TableSpec> = { [K in keyof S]: Cell<S[K]> };
 
@@ -45,10 +46,10 @@ export function readTable<S extends TableSpec>(
   limits: TableLimits,
 ): { metadata: string; rows: Row<S>[] } {
   if (bytes.length > limits.bytes) throw tooLarge(`${bytes.length} bytes`, limits.bytes);
-  const { footer, footerStart } = readFooter(bytes);
+  const { footer, footerStart, ours } = readFooter(spec, bytes);
   const rowCount = thriftCount(footer, 3);
   if (rowCount > limits.rows) throw tooLarge(`${rowCount} rows`, limits.rows);
-  checkSchema(spec, thriftStructs(footer, 2));
+  if (!ours || footer.get(2) !== undefined) checkSchema(spec, thriftStructs(footer, 2));
   const metadata = metadataOf(footer);
 
   const names = Object.keys(spec);
@@ -74,11 +75,20 @@ export function readTable<S extends TableSpec>(
     }
   }
 
-  const readers = columns.map((column) => column.reader());
-  const rows = Array.from({ length: rowCount }, (_, row) => {
-    // One cell a column of the spec, each made by the reader of that column's type.
-    return Object.fromEntries(names.map((name, i) => [name, readers[i]!(row)])) as Row<S>;
+  // One buffer for all numbers: memory of its own takes longer to get than a list of a hundred to copy.
+  const room = new ArrayBuffer(columns.reduce((sum, column) => sum + column.numberBytes, 0));
+  let from = 0;
+  const readers = columns.map((column) => {
+    from += column.numberBytes;
+    return column.reader(room, from - column.numberBytes);
   });
+  const rows: Row<S>[] = [];
+  for (let row = 0; row < rowCount; row++) {
+    const cells: Record<string, unknown> = {};
+    for (let i = 0; i < names.length; i++) cells[names[i]!] = readers[i]!(row);
+    // One cell a column of the spec, each made by the reader of that column's type.
+    rows.push(cells as Row<S>);
+  }
   return { metadata, rows };
 }
 
@@ -93,7 +103,11 @@ const physicalTypes = { int32: 1, float: 4, bytes: 6, text: 6 } as const;
 const [required, repeated] = [0, 2];
 const dataPageV2 = 3;
 
-function readFooter(bytes: Uint8Array): { footer: ThriftStruct; footerStart: number } {
+/** `ours`: the schema is the one that `writeTable` writes, byte for byte, and is not among the footer's fields. */
+function readFooter(
+  spec: TableSpec,
+  bytes: Uint8Array,
+): { footer: ThriftStruct; footerStart: number; ours: boolean } {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const magic = 0x31524150; // "PAR1", little-endian
   if (
@@ -107,7 +121,18 @@ function readFooter(bytes: Uint8Array): { footer: ThriftStruct; footerStart: num
   if (length > maxFooterBytes) throw tooLarge(`a footer of ${length} bytes`, maxFooterBytes);
   const footerStart = bytes.length - 8 - length;
   if (footerStart < magicBytes) throw malformed("its footer is longer than the file");
-  return { footer: readThrift(bytes.subarray(footerStart, bytes.length - 8), 0).struct, footerStart };
+  const footer = bytes.subarray(footerStart, bytes.length - 8);
+  // The schema is most of a small pack's footer, and nearly always the same.
+  const { bytes: schema, lastField } = writtenSchema(spec);
+  const ours = beginsWith(footer, schema);
+  const { struct } = ours ? readThrift(footer, schema.length, lastField) : readThrift(footer, 0);
+  return { footer: struct, footerStart, ours };
+}
+
+function beginsWith(bytes: Uint8Array, start: Uint8Array): boolean {
+  if (bytes.length < start.length) return false;
+  for (let i = 0; i < start.length; i++) if (bytes[i] !== start[i]) return false;
+  return true;
 }
 
 function checkSchema(spec: TableSpec, elements: ThriftStruct[]): void {
@@ -189,19 +214,32 @@ function readPage(bytes: Uint8Array, at: number, column: Collector): number {
   const definitionStart = bodyStart + thriftCount(data, 6);
   const valuesStart = definitionStart + thriftCount(data, 5);
   if (valuesStart > bodyEnd) throw malformed("a page ends in its levels");
-  let repetition: Uint8Array = noLevels;
-  let definition: Uint8Array = noLevels;
+  const plain = bytes.subarray(valuesStart, bodyEnd);
   if (column.spec.list) {
     // Every slot is the start of a row or a value, and a value takes at least four bytes: checked before levels are allocated.
     if (slots > column.limits.rows + size / 4) throw malformed("a page has more values than bytes");
-    repetition = readLevels(bytes.subarray(bodyStart, definitionStart), slots);
-    definition = readLevels(bytes.subarray(definitionStart, valuesStart), slots);
+    const repetition = readLevels(bytes.subarray(bodyStart, definitionStart), slots);
+    const definition = bytes.subarray(definitionStart, valuesStart);
+    column.addLists(
+      slots,
+      repetition,
+      isAllOnes(definition, slots) ? undefined : readLevels(definition, slots),
+      plain,
+    );
   } else if (valuesStart !== bodyStart) throw malformed("a column without levels has some");
-  column.add(slots, repetition, definition, bytes.subarray(valuesStart, bodyEnd));
+  else column.addFlat(slots, plain);
   return bodyEnd;
 }
 
-const noLevels = new Uint8Array(0);
+/** Whether levels are one run of ones, as those of lists without an empty one are. */
+function isAllOnes(bytes: Uint8Array, count: number): boolean {
+  // The run's length, by sevens of bits, then its value.
+  let rest = 2 * count;
+  let at = 0;
+  for (; rest >= 0x80; rest = Math.floor(rest / 0x80))
+    if (bytes[at++] !== ((rest % 0x80) | 0x80)) return false;
+  return count > 0 && bytes[at] === rest && bytes[at + 1] === 1;
+}
 
 /** Levels of one bit in Parquet's RLE and bit-packing hybrid. */
 function readLevels(bytes: Uint8Array, count: number): Uint8Array {
@@ -258,11 +296,21 @@ class Collector {
     this.limits = limits;
   }
 
-  add(slots: number, repetition: Uint8Array, definition: Uint8Array, plain: Uint8Array): void {
+  /** @param definition undefined when no list of the page is empty. */
+  addLists(
+    slots: number,
+    repetition: Uint8Array,
+    definition: Uint8Array | undefined,
+    plain: Uint8Array,
+  ): void {
     let values = 0;
-    if (!this.spec.list) {
+    if (definition === undefined) {
+      if (this.rows === 0 && repetition[0] === 1) throw malformed(`a list in ${this.name} has no start`);
+      for (let i = repetition.indexOf(0); i >= 0; i = repetition.indexOf(0, i + 1)) {
+        this.#starts.push(this.#values + i);
+        this.rows++;
+      }
       values = slots;
-      this.rows += slots;
     } else {
       for (let i = 0; i < slots; i++) {
         if (repetition[i] === 0) {
@@ -273,6 +321,15 @@ class Collector {
         if (definition[i] === 1) values++;
       }
     }
+    this.#add(values, plain);
+  }
+
+  addFlat(values: number, plain: Uint8Array): void {
+    this.rows += values;
+    this.#add(values, plain);
+  }
+
+  #add(values: number, plain: Uint8Array): void {
     if (this.rows > this.limits.rows) throw tooLarge(`${this.rows} rows`, this.limits.rows);
     this.#values += values;
     switch (this.spec.type) {
@@ -304,9 +361,20 @@ class Collector {
     if (at !== plain.length) throw malformed(`a page of ${this.name} has bytes left over`);
   }
 
-  /** The cell of a row. */
-  reader(): (row: number) => Scalar[ColumnSpec["type"]] | Values[ColumnSpec["type"]] {
-    const values = this.#all();
+  /** Bytes that the column's numbers take. */
+  get numberBytes(): number {
+    return this.spec.type === "int32" || this.spec.type === "float" ? 4 * this.#values : 0;
+  }
+
+  /**
+   * The cell of a row.
+   * @param room where numbers are put, from byte `from` on.
+   */
+  reader(
+    room: ArrayBuffer,
+    from: number,
+  ): (row: number) => Scalar[ColumnSpec["type"]] | Values[ColumnSpec["type"]] {
+    const values = this.#all(room, from);
     if (!this.spec.list) {
       return (row) => {
         const cell = values[row];
@@ -320,10 +388,12 @@ class Collector {
       if (length > this.limits.listLength)
         throw tooLarge(`a list of ${length} in ${this.name}`, this.limits.listLength);
     }
-    return (row) => values.slice(starts[row]!, starts[row + 1] ?? this.#values);
+    const end = (row: number) => starts[row + 1] ?? this.#values;
+    if (Array.isArray(values)) return (row) => values.slice(starts[row]!, end(row));
+    return (row) => values.subarray(starts[row]!, end(row));
   }
 
-  #all(): Values[ColumnSpec["type"]] {
+  #all(room: ArrayBuffer, from: number): Values[ColumnSpec["type"]] {
     switch (this.spec.type) {
       case "bytes":
         return this.#cells;
@@ -331,14 +401,16 @@ class Collector {
         return this.#cells.map(decodeText);
       case "int32":
       case "float": {
-        // Into its own buffer: pages are not aligned. Parquet is little-endian, as is every machine with typed arrays today.
-        const joined = new Uint8Array(this.#values * 4);
+        // Copied: pages are not aligned. Parquet is little-endian, as is every machine with typed arrays today.
+        const joined = new Uint8Array(room, from, this.#values * 4);
         let at = 0;
         for (const chunk of this.#chunks) {
           joined.set(chunk, at);
           at += chunk.length;
         }
-        return this.spec.type === "int32" ? new Int32Array(joined.buffer) : new Float32Array(joined.buffer);
+        return this.spec.type === "int32"
+          ? new Int32Array(room, from, this.#values)
+          : new Float32Array(room, from, this.#values);
       }
     }
   }

@@ -7,28 +7,109 @@ import { PackError } from "./pack-error.ts";
  */
 
 export type ThriftValue = number | boolean | Uint8Array | ThriftValue[] | ThriftStruct;
-/** Fields by id. */
-export type ThriftStruct = ReadonlyMap<number, ThriftValue>;
+
+/** Fields by id. A class, so that a struct is not mistaken for a list; an array inside, because a Map takes longer to make than to fill. */
+export class ThriftStruct {
+  readonly #fields: ThriftValue[] = [];
+
+  get(field: number): ThriftValue | undefined {
+    return this.#fields[field];
+  }
+
+  /** A field that is there twice is the later one. Those beyond the ids that Parquet has are read over. */
+  set(field: number, value: ThriftValue): void {
+    if (field >= 0 && field <= lastField) this.#fields[field] = value;
+  }
+}
+
+const lastField = 31;
 
 /**
  * Reads one struct.
  * @param bytes may go on after the struct.
+ * @param after the id of the field before `start`, when reading begins in the middle of a struct: its earlier fields are then missing.
  * @returns the struct and the offset of the first byte after it.
  * @throws PackError `NOT_PARQUET`.
  */
-export function readThrift(bytes: Uint8Array, start: number): { struct: ThriftStruct; end: number } {
-  let at = start;
+export function readThrift(
+  bytes: Uint8Array,
+  start: number,
+  after = 0,
+): { struct: ThriftStruct; end: number } {
+  const reader = new Reader(bytes, start);
+  const struct = reader.struct(0, after);
+  return { struct, end: reader.at };
+}
 
-  function byte(): number {
-    const value = bytes[at++];
+class Reader {
+  readonly #bytes: Uint8Array;
+  at: number;
+
+  constructor(bytes: Uint8Array, start: number) {
+    this.#bytes = bytes;
+    this.at = start;
+  }
+
+  struct(depth: number, after: number): ThriftStruct {
+    if (depth > 16) throw malformed("metadata nests too deeply");
+    const struct = new ThriftStruct();
+    let id = after;
+    for (;;) {
+      const head = this.#byte();
+      const type = head & 15;
+      if (type === 0) return struct;
+      id = head >> 4 === 0 ? this.#zigzag() : id + (head >> 4);
+      struct.set(id, type === 1 || type === 2 ? type === 1 : this.#element(type, depth));
+    }
+  }
+
+  #element(type: number, depth: number): ThriftValue {
+    switch (type) {
+      case 1: // true, as an element of a list: one byte
+      case 2:
+        return this.#byte() === 1;
+      case 3:
+        return this.#byte();
+      case 4:
+      case 5:
+      case 6:
+        return this.#zigzag();
+      case 7:
+        for (let i = 0; i < 8; i++) this.#byte();
+        return 0; // no double is of interest to a pack
+      case 8: {
+        const length = this.#varint();
+        if (length > this.#bytes.length - this.at) throw malformed("a text in the metadata ends early");
+        this.at += length;
+        return this.#bytes.subarray(this.at - length, this.at);
+      }
+      case 9:
+      case 10: {
+        const head = this.#byte();
+        const length = head >> 4 === 15 ? this.#varint() : head >> 4;
+        if (length > this.#bytes.length - this.at) throw malformed("a list in the metadata ends early");
+        if (depth > 16) throw malformed("metadata nests too deeply");
+        const list: ThriftValue[] = [];
+        for (let i = 0; i < length; i++) list.push(this.#element(head & 15, depth + 1));
+        return list;
+      }
+      case 12:
+        return this.struct(depth + 1, 0);
+      default:
+        throw malformed(`metadata has an unknown type ${type}`);
+    }
+  }
+
+  #byte(): number {
+    const value = this.#bytes[this.at++];
     if (value === undefined) throw malformed("metadata ends early");
     return value;
   }
 
-  function varint(): number {
+  #varint(): number {
     let value = 0;
     for (let scale = 1; scale <= 2 ** 49; scale *= 128) {
-      const next = byte();
+      const next = this.#byte();
       value += (next & 0x7f) * scale;
       if (next < 0x80) {
         if (!Number.isSafeInteger(value)) break;
@@ -38,60 +119,10 @@ export function readThrift(bytes: Uint8Array, start: number): { struct: ThriftSt
     throw malformed("a number in the metadata is too large");
   }
 
-  function zigzag(): number {
-    const value = varint();
+  #zigzag(): number {
+    const value = this.#varint();
     return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
   }
-
-  function element(type: number, depth: number): ThriftValue {
-    switch (type) {
-      case 1: // true, as an element of a list: one byte
-      case 2:
-        return byte() === 1;
-      case 3:
-        return byte();
-      case 4:
-      case 5:
-      case 6:
-        return zigzag();
-      case 7:
-        for (let i = 0; i < 8; i++) byte();
-        return 0; // no double is of interest to a pack
-      case 8: {
-        const length = varint();
-        if (length > bytes.length - at) throw malformed("a text in the metadata ends early");
-        at += length;
-        return bytes.subarray(at - length, at);
-      }
-      case 9:
-      case 10: {
-        const head = byte();
-        const length = head >> 4 === 15 ? varint() : head >> 4;
-        if (length > bytes.length - at) throw malformed("a list in the metadata ends early");
-        if (depth > 16) throw malformed("metadata nests too deeply");
-        return Array.from({ length }, () => element(head & 15, depth + 1));
-      }
-      case 12:
-        return struct(depth + 1);
-      default:
-        throw malformed(`metadata has an unknown type ${type}`);
-    }
-  }
-
-  function struct(depth: number): ThriftStruct {
-    if (depth > 16) throw malformed("metadata nests too deeply");
-    const fields = new Map<number, ThriftValue>();
-    let id = 0;
-    for (;;) {
-      const head = byte();
-      const type = head & 15;
-      if (type === 0) return fields;
-      id = head >> 4 === 0 ? zigzag() : id + (head >> 4);
-      fields.set(id, type === 1 || type === 2 ? type === 1 : element(type, depth));
-    }
-  }
-
-  return { struct: struct(0), end: at };
 }
 
 /** A whole number ≥ 0. @throws PackError `NOT_PARQUET` when the field is missing or something else. */
@@ -136,6 +167,6 @@ export function malformed(why: string): PackError {
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 function asStruct(value: ThriftValue | undefined): ThriftStruct {
-  if (!(value instanceof Map)) throw malformed("a struct is missing");
+  if (!(value instanceof ThriftStruct)) throw malformed("a struct is missing");
   return value;
 }

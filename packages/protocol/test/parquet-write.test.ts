@@ -2,7 +2,15 @@ import fc from "fast-check";
 import type { SchemaElement } from "hyparquet";
 import { ByteWriter, ParquetWriter } from "hyparquet-writer";
 import { expect, test } from "vitest";
-import { type BatchPack, canonicalJson, encodeBatchPack, newId, toTypeId } from "../src/index.ts";
+import {
+  type BatchPack,
+  canonicalJson,
+  decodeBatchPack,
+  encodeBatchPack,
+  newId,
+  PackError,
+  toTypeId,
+} from "../src/index.ts";
 
 const header: BatchPack["header"] = {
   kind: "batch",
@@ -52,6 +60,43 @@ test("a pack of several pages too", () => {
   const large = { header, rollouts: [...batch!.rollouts, ...rollouts] };
   expect(Buffer.compare(encodeBatchPack(large), independently(large))).toBe(0);
 });
+
+test("a pack is the same whatever was written before it", () => {
+  const batches = fc.sample(pack(6, 40), 20);
+  const alone = batches.map(independently);
+  for (const order of [batches.keys(), [...batches.keys()].reverse()]) {
+    for (const i of order) expect(Buffer.compare(encodeBatchPack(batches[i]!), alone[i]!)).toBe(0);
+  }
+});
+
+test("a schema in other bytes than ours is read like ours", () => {
+  const [batch] = fc.sample(pack(6, 40), 1);
+  const ours = encodeBatchPack(batch!);
+  const theirs = ours.slice();
+  const version = footerStart(ours) + 1;
+  expect(theirs[version]).toBe(4);
+  theirs[version] = 2;
+  expect(decodeBatchPack(theirs)).toEqual(decodeBatchPack(ours));
+});
+
+test("a second schema after ours is looked at", () => {
+  const [batch] = fc.sample(pack(6, 40), 1);
+  const ours = encodeBatchPack(batch!);
+  // Field 2 once more: a list of one empty struct, before the end of the footer's struct.
+  const second = [0x09, 0x04, 0x1c, 0x00];
+  const length = ours.length - 8 - footerStart(ours) + second.length;
+  const twice = new Uint8Array(ours.length + second.length);
+  twice.set(ours.subarray(0, -9));
+  twice.set(second, ours.length - 9);
+  twice.set(ours.subarray(-9), ours.length - 9 + second.length);
+  new DataView(twice.buffer).setUint32(twice.length - 8, length, true);
+  expect(() => decodeBatchPack(twice)).toThrow(PackError);
+  expect(() => decodeBatchPack(twice)).toThrow("exactly the columns");
+});
+
+function footerStart(bytes: Uint8Array): number {
+  return bytes.length - 8 - new DataView(bytes.buffer, bytes.byteOffset).getUint32(bytes.length - 8, true);
+}
 
 function independently({ rollouts }: BatchPack): Uint8Array {
   const leaf = (name: string, type: "INT32" | "FLOAT" | "BYTE_ARRAY", text = false): SchemaElement => ({

@@ -8,7 +8,7 @@ const parsed = new LRUCache<string, { blobs: Services["blobs"]; manifest: Manife
 });
 
 /** Sizes in bytes by hash, of every shard of the checkpoint's files and of its delta. */
-export type Shards = ReadonlyMap<string, number>;
+type Shards = ReadonlyMap<string, number>;
 
 /** A checkpoint's manifest and shards, from the store. @throws CodedError `BLOB_NOT_FOUND` when retention took it */
 export async function manifestOf(

@@ -32,7 +32,15 @@ const leastBytesPerMs = 256;
 
 type DueRelay = Pick<
   Relay,
-  "id" | "runId" | "organizationId" | "nodeId" | "url" | "state" | "newestVersion" | "probeFailures"
+  | "id"
+  | "runId"
+  | "organizationId"
+  | "nodeId"
+  | "url"
+  | "state"
+  | "newestVersion"
+  | "probeFailures"
+  | "uplinkMbps"
 >;
 type Target = {
   version: number;
@@ -43,7 +51,7 @@ type Target = {
 };
 
 /** What a probe found. */
-export type Observation =
+type Observation =
   | { readonly kind: "well"; readonly bytes: number }
   | { readonly kind: "corrupt"; readonly note: string }
   | { readonly kind: "failed"; readonly note: string }

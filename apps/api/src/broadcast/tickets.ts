@@ -4,7 +4,7 @@ import type { Services } from "../context.ts";
 import { signAsCoordinator } from "../verification/coordinator-key.ts";
 
 /** A ticket with its end; tickets of the same five minutes are the same to the byte, whichever process signs them. */
-export type IssuedTicket = { readonly ticket: string; readonly expiresAt: Date };
+type IssuedTicket = { readonly ticket: string; readonly expiresAt: Date };
 
 /** Seconds a ticket opens a relay: ten to fifteen minutes. */
 const stepSeconds = 300;

@@ -100,7 +100,7 @@ export async function tellRelays(
 }
 
 /** What a run's relays are in the tree, and what they were paid: by relay. */
-export type RelayFigures = {
+type RelayFigures = {
   readonly depth: ReadonlyMap<string, number>;
   readonly children: ReadonlyMap<string, number>;
   readonly paid: ReadonlyMap<string, bigint>;
