@@ -22,8 +22,8 @@ try {
   const context = await browser.newContext({ viewport: { width: 1440, height: 1000 }, colorScheme: "light" });
   const page = await context.newPage();
   await page.goto(link);
-  await page.getByRole("table", { name: "Runs" }).waitFor();
-  await page.getByRole("table", { name: "Runs" }).getByRole("link").first().click();
+  await page.getByRole("grid", { name: "Runs" }).waitFor();
+  await page.getByRole("grid", { name: "Runs" }).getByRole("link").first().click();
   await page.getByRole("application", { name: /^Reward/ }).waitFor();
   const run = page.url();
   for (const theme of ["light", "dark"] as const) {
@@ -35,8 +35,8 @@ try {
     await page.goto(`${run}?tab=verification`);
     await page.getByRole("table", { name: "Validators" }).waitFor();
     await page.screenshot({ path: join(out, `verification-${theme}.png`), fullPage: true });
-    await page.goto(`${run}?tab=rollouts&state=REJECTED`);
-    await page.getByRole("table", { name: "Rollouts" }).waitFor();
+    await page.goto(`${run}?tab=rollouts&f.state=REJECTED`);
+    await page.getByRole("grid", { name: "Rollouts" }).waitFor();
     await page.screenshot({ path: join(out, `rollouts-${theme}.png`) });
     await page
       .getByRole("link", { name: /^Rollout / })

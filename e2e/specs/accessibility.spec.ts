@@ -10,7 +10,7 @@ test("no page breaks an accessibility rule, light or dark", async ({
 }) => {
   const run = `/runs/${finished.id}`;
   await page.goto("/runs");
-  await expect(page.getByRole("table", { name: "Runs" })).toBeVisible();
+  await expect(page.getByRole("grid", { name: "Runs" })).toBeVisible();
   await expectNoViolations(page, "the list of runs");
   await page.goto("/runs/new");
   await expect(page.getByText("The spec is valid.")).toBeVisible();
@@ -20,8 +20,8 @@ test("no page breaks an accessibility rule, light or dark", async ({
   await expectNoViolations(page, "the settings");
   for (const [tab, ready] of [
     ["training", page.getByRole("application", { name: /^Reward\./ })],
-    ["rollouts", page.getByRole("table", { name: "Rollouts" })],
-    ["workers", page.getByRole("table", { name: "Workers" })],
+    ["rollouts", page.getByRole("grid", { name: "Rollouts" })],
+    ["workers", page.getByRole("grid", { name: "Workers" })],
     ["events", page.getByText("step.trained").first()],
     ["spec", page.getByText("muster/sort-digits@1").first()],
   ] as const) {
@@ -29,7 +29,7 @@ test("no page breaks an accessibility rule, light or dark", async ({
     await expect(ready).toBeVisible();
     await expectNoViolations(page, `a run's ${tab}`);
   }
-  await page.goto(`${run}?tab=rollouts&state=REJECTED`);
+  await page.goto(`${run}?tab=rollouts&f.state=REJECTED`);
   await page
     .getByRole("link", { name: /^Rollout rollout_/ })
     .first()

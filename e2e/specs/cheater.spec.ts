@@ -30,8 +30,8 @@ test("every group of a cheater is rejected, none of an honest worker, and the po
 });
 
 test("the page of a rejected rollout says why in plain words", async ({ page, finished }) => {
-  await page.goto(`/runs/${finished.id}?tab=rollouts&state=REJECTED`);
-  const table = page.getByRole("table", { name: "Rollouts" });
+  await page.goto(`/runs/${finished.id}?tab=rollouts&f.state=REJECTED`);
+  const table = page.getByRole("grid", { name: "Rollouts" });
   await expect(table.getByRole("row").nth(1)).toContainText("cheater");
   await table
     .getByRole("link", { name: /^Rollout rollout_/ })

@@ -33,7 +33,7 @@ test("a run made in the form is worked on, and its curve rises without a reload"
   const events = await eventsOf({ ...installation, run });
 
   await page.getByRole("tab", { name: "Workers" }).click();
-  const workers = page.getByRole("table", { name: "Workers" });
+  const workers = page.getByRole("grid", { name: "Workers" });
   await expect(workers.getByRole("row").filter({ hasText: "worker" }).first()).toContainText("Active", {
     timeout: 60_000,
   });

@@ -5,8 +5,8 @@ test("a rollout shows its prompt, output, reward and every check with its number
   installation,
   finished,
 }) => {
-  await page.goto(`/runs/${finished.id}?tab=rollouts&state=ACCEPTED`);
-  const table = page.getByRole("table", { name: "Rollouts" });
+  await page.goto(`/runs/${finished.id}?tab=rollouts&f.state=ACCEPTED`);
+  const table = page.getByRole("grid", { name: "Rollouts" });
   await expect(table.getByRole("row").nth(1)).toContainText("Accepted");
   await expect(table.getByRole("link", { name: /^Rollout rollout_/ }).first()).toBeVisible();
 

@@ -77,7 +77,7 @@ test("the organizer overturns a rejection, with a reason", async ({ page, finish
 /** Opens the newest case that was measured again. */
 async function openCase(page: Page): Promise<void> {
   const row = page
-    .getByRole("table", { name: "Cases" })
+    .getByRole("grid", { name: "Cases" })
     .getByRole("row")
     .filter({ hasText: "Found the same" })
     .filter({ hasText: "cheater" });

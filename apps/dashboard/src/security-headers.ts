@@ -1,5 +1,5 @@
 /** Origins the browser may talk to besides the page's own: the coordinator, over HTTP and over a socket. */
-export function connectSources(apiUrl: string): string[] {
+function connectSources(apiUrl: string): string[] {
   if (apiUrl.startsWith("/")) return [];
   const { protocol, host, origin } = new URL(apiUrl);
   return [origin, `${protocol === "https:" ? "wss" : "ws"}://${host}`];

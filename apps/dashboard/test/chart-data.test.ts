@@ -7,7 +7,7 @@ import {
   joinLive,
   nearest,
   tableRows,
-} from "../src/ui/chart-data.ts";
+} from "../src/ui/chart/chart-data.ts";
 
 function bucket(from: number, to: number, values: Record<string, [number, number, number]>): Bucket {
   const metrics = new Map(

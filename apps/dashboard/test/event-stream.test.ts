@@ -21,13 +21,16 @@ function frame(): void {
 
 function open(after: string) {
   let sink: Sink<{ events: IncomingBatch }> | undefined;
-  const sent: { variables?: Record<string, unknown> } = {};
+  const sent: { variables?: Record<string, unknown>; count?: number; left?: number } = {};
   const socket: LiveSocket = {
     state: createFrameStore({ phase: "open", failures: 0, latency: undefined }),
     subscribe(request, given) {
       sink = given as Sink<never>;
       sent.variables = request.variables;
-      return () => {};
+      sent.count = (sent.count ?? 0) + 1;
+      return () => {
+        sent.left = (sent.left ?? 0) + 1;
+      };
     },
     retryNow() {},
     close() {},
@@ -113,4 +116,19 @@ test("history that is no longer kept asks for nothing; events that were skipped 
   behind.receive(1, 0, { resync: true, head: "60000" });
   expect(behind.resyncs()).toBe(1);
   expect(behind.sent.variables).toEqual({ stream: "run_1", after: "60000" });
+});
+
+test("a stream that rested goes on after the last event it heard", () => {
+  const { stream, sent, receive } = open("0");
+  receive(1, 5);
+  stream.rest();
+  stream.rest();
+  expect(sent).toMatchObject({ count: 1, left: 1 });
+  stream.wake();
+  stream.wake();
+  expect(sent).toMatchObject({ count: 2, left: 1 });
+  expect(sent.variables?.after).toBe("5");
+  receive(6, 7);
+  frame();
+  expect(stream.store.get().view).toEqual(["1", "2", "3", "4", "5", "6", "7"]);
 });

@@ -7,6 +7,7 @@ import { NuqsAdapter } from "nuqs/adapters/next/app";
 import type { ReactNode } from "react";
 import { readApiUrl } from "../api-url.ts";
 import { ApiProvider } from "../features/session/api-provider.tsx";
+import { railScript } from "../features/session/rail-state.ts";
 import { Theme } from "../ui/theme.tsx";
 import "./globals.css";
 
@@ -28,6 +29,9 @@ export default async function RootLayout({ children }: { children: ReactNode }) 
   return (
     <html lang="en" className={`${GeistSans.variable} ${GeistMono.variable}`} suppressHydrationWarning>
       <body>
+        <script nonce={nonce} suppressHydrationWarning>
+          {railScript}
+        </script>
         <CSPProvider nonce={nonce}>
           <Theme nonce={nonce}>
             <NuqsAdapter>

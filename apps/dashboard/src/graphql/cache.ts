@@ -6,6 +6,8 @@ const embedded: KeyGenerator = () => null;
 
 /** Types without an `id` of their own; a new one must be named here, or the cache warns. */
 const embeddedTypes = [
+  "AlertPreview",
+  "AlertPreviewEpisode",
   "AttemptCounts",
   "AuditEntry",
   "AuditHead",
@@ -29,6 +31,8 @@ const embeddedTypes = [
   "TokenView",
   "TrainStepBucket",
   "Viewer",
+  "WebhookAttempt",
+  "WebhookEndpointWithSecret",
   "AuditEpoch",
 ] as const;
 

@@ -4,6 +4,7 @@ import { lazy, useReducer, useSyncExternalStore } from "react";
 import { Button } from "../ui/button.tsx";
 import { formatDuration, formatExact } from "../ui/format.ts";
 import { OnDemand } from "../ui/on-demand.tsx";
+import { useShortcuts } from "../ui/shortcuts.tsx";
 import { StateIcon, type Tone } from "../ui/state-badge.tsx";
 import { useNow } from "../ui/time.tsx";
 import { type ConnectionStatus, connectionStatus } from "./connection-status.ts";
@@ -58,6 +59,18 @@ function Chip({ live }: { live: Live }) {
   const { status, followed, now } = useStatus(live);
   // a pause is no event of the stream: without this the chip would say it a second later
   const [, again] = useReducer((n: number) => n + 1, 0);
+  useShortcuts([
+    {
+      keys: "p",
+      label: "Pause or resume live updates",
+      group: "This page",
+      run: () => {
+        if (followed === undefined) return false;
+        followed.setPaused({ paused: !followed.state().paused });
+        again();
+      },
+    },
+  ]);
   const trigger = (
     <button
       type="button"
@@ -142,7 +155,10 @@ function Details(props: {
               onPause();
             }}
           >
-            {stream.paused ? "Resume live updates" : "Pause live updates"}
+            {stream.paused ? "Resume live updates" : "Pause live updates"}{" "}
+            <kbd className="keycap" aria-hidden>
+              P
+            </kbd>
           </Button>
         ) : null}
         {status.kind === "reconnecting" || status.kind === "offline" ? (

@@ -24,6 +24,9 @@ export type EventStream<View> = {
   /** Freezes the page without losing anything, or shows at once all that came since. */
   setPaused(options: { paused: boolean }): void;
   state(): StreamState;
+  /** Stops hearing, as while nobody sees the page; `wake` goes on where it stopped. Both may be called twice. */
+  rest(): void;
+  wake(): void;
   close(): void;
 };
 
@@ -75,24 +78,26 @@ export function openEventStream<View>(options: {
     store.set(next);
   }
 
-  const leave = socket.subscribe<{ events: IncomingBatch }>(
-    { query, variables },
-    {
-      next({ events: batch }) {
-        const taken = takeBatch(latest.log, batch, { now: Date.now(), capacity });
-        variables.after = String(taken.log.cursor);
-        const later = taken.fresh.filter((event) => event.seq > snapshot);
-        show({
-          log: taken.log,
-          view: later.length === 0 ? latest.view : fold(latest.view, later),
-          refusal: undefined,
-        });
-        // history that is no longer kept is no loss: the snapshot is newer
-        if (taken.resync && taken.log.cursor > snapshot) onResync();
+  const listen = () =>
+    socket.subscribe<{ events: IncomingBatch }>(
+      { query, variables },
+      {
+        next({ events: batch }) {
+          const taken = takeBatch(latest.log, batch, { now: Date.now(), capacity });
+          variables.after = String(taken.log.cursor);
+          const later = taken.fresh.filter((event) => event.seq > snapshot);
+          show({
+            log: taken.log,
+            view: later.length === 0 ? latest.view : fold(latest.view, later),
+            refusal: undefined,
+          });
+          // history that is no longer kept is no loss: the snapshot is newer
+          if (taken.resync && taken.log.cursor > snapshot) onResync();
+        },
+        ended: (refusal) => show({ ...latest, refusal }),
       },
-      ended: (refusal) => show({ ...latest, refusal }),
-    },
-  );
+    );
+  let leave: (() => void) | undefined = listen();
 
   return {
     store,
@@ -107,6 +112,14 @@ export function openEventStream<View>(options: {
       paused,
       waiting: Number(latest.log.cursor - seen),
     }),
-    close: leave,
+    rest() {
+      leave?.();
+      leave = undefined;
+    },
+    wake() {
+      // what was refused stays refused
+      if (latest.refusal === undefined) leave ??= listen();
+    },
+    close: () => leave?.(),
   };
 }

@@ -35,13 +35,33 @@ export function useEventStream<View>(options: {
       onResync: () => latest.current.onResync(),
     });
     setOpened(eventStream);
+    const stopWatching = restWhileHidden(eventStream);
     return () => {
+      stopWatching();
       eventStream.close();
       setOpened(undefined);
     };
   }, [live, stream]);
 
   return opened;
+}
+
+/** How long a tab may be hidden before its stream rests. */
+const hiddenFor = 60_000;
+
+/** Nobody looks at a hidden tab: after a minute it hears nothing any more, and takes up at once what it missed when it is shown. */
+function restWhileHidden(stream: Pick<EventStream<unknown>, "rest" | "wake">): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const onChange = () => {
+    clearTimeout(timer);
+    if (document.visibilityState === "hidden") timer = setTimeout(stream.rest, hiddenFor);
+    else stream.wake();
+  };
+  document.addEventListener("visibilitychange", onChange);
+  return () => {
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", onChange);
+  };
 }
 
 /** Makes the stream the one that the connection chip speaks of. */

@@ -3,6 +3,7 @@
 import { Check, Copy } from "lucide-react";
 import { useEffect, useState } from "react";
 import { Button } from "./button.tsx";
+import { copyText } from "./clipboard.ts";
 import { shortId } from "./format.ts";
 
 export function CopyButton({ text, label }: { text: string; label: string }) {
@@ -42,25 +43,7 @@ function useCopy(text: string): { copied: boolean; copy: () => void } {
   return {
     copied,
     copy: () => {
-      // there is no clipboard on a page without TLS
-      if (navigator.clipboard === undefined) return setCopied(copyBySelection(text));
-      void navigator.clipboard.writeText(text).then(
-        () => setCopied(true),
-        () => setCopied(false),
-      );
+      void copyText(text).then(setCopied);
     },
   };
-}
-
-/** The old way, which needs no secure page. @returns whether it worked. */
-function copyBySelection(text: string): boolean {
-  const area = document.createElement("textarea");
-  area.value = text;
-  area.style.position = "fixed";
-  area.style.opacity = "0";
-  document.body.append(area);
-  area.select();
-  const copied = document.execCommand("copy");
-  area.remove();
-  return copied;
 }

@@ -16,8 +16,8 @@ export function Dialog(props: {
   return (
     <Base.Root open={props.open} onOpenChange={(open) => props.onOpenChange(open)}>
       <Base.Portal>
-        <Base.Backdrop className="fixed inset-0 bg-[rgb(0_0_0/0.4)] transition-opacity duration-120 data-ending-style:opacity-0 data-starting-style:opacity-0" />
-        <Base.Popup className="fixed top-[20vh] left-1/2 w-[440px] max-w-[calc(100vw-32px)] -translate-x-1/2 rounded-panel border border-line bg-bg p-4 shadow-[var(--overlay-shadow)] transition-opacity duration-120 data-ending-style:opacity-0 data-starting-style:opacity-0">
+        <Base.Backdrop className="fixed inset-0 z-40 bg-[rgb(0_0_0/0.4)] transition-opacity duration-120 data-ending-style:opacity-0 data-starting-style:opacity-0" />
+        <Base.Popup className="fixed top-[20vh] left-1/2 z-40 w-[440px] max-w-[calc(100vw-32px)] -translate-x-1/2 rounded-panel border border-line bg-bg p-4 shadow-[var(--overlay-shadow)] transition-opacity duration-120 data-ending-style:opacity-0 data-starting-style:opacity-0">
           <Base.Title className="text-section font-semibold">{props.title}</Base.Title>
           <Base.Description className="mt-1 text-muted">{props.description}</Base.Description>
           {props.children ? <div className="mt-3">{props.children}</div> : null}

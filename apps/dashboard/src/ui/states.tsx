@@ -2,7 +2,7 @@
 
 import { RotateCw } from "lucide-react";
 import Link from "next/link";
-import { type ReactNode, useEffect, useState } from "react";
+import { Fragment, type ReactNode, useEffect, useState } from "react";
 import type { CombinedError } from "urql";
 import { type Failure, failureOf } from "../graphql/failure.ts";
 import type { Steady } from "../graphql/use-steady-query.ts";
@@ -10,6 +10,36 @@ import { Button, buttonClass } from "./button.tsx";
 import { CopyButton } from "./copy.tsx";
 
 // The ways a panel can have nothing to show. Each is designed once; a panel that fails leaves the rest of the page alone.
+
+/** What a part of a page shows instead of its data. */
+export type StateProps =
+  | { kind: "empty"; title: string; children?: ReactNode; action?: ReactNode }
+  | { kind: "loading"; what: string; rows?: number; height?: number; cancel?: () => void }
+  | { kind: "partial"; children: ReactNode; retry?: () => void }
+  | { kind: "error"; what: string; failure: Failure; retry?: () => void; page?: boolean }
+  | { kind: "no-access"; what: string; message: string; page?: boolean }
+  | { kind: "not-found"; what: string; nearest?: readonly Nearest[]; page?: boolean };
+
+/** Any of the states by its name; each has its own component below. */
+export function State(props: StateProps) {
+  switch (props.kind) {
+    case "empty":
+      return <Empty {...props} />;
+    case "loading":
+      return <Loading {...props} />;
+    case "partial":
+      return <Partial {...props} />;
+    case "error":
+      return <Failed {...props} />;
+    case "no-access":
+      return <Failed {...props} failure={{ kind: "no-access", message: props.message }} />;
+    case "not-found":
+      return <NotFound {...props} />;
+  }
+}
+
+/** Something that exists, offered for something that does not. */
+export type Nearest = { readonly href: string; readonly label: string };
 
 /** A query that has nothing to show yet, or cannot renew what is shown. @param props.shown what may be out of date then */
 export function QueryState(props: {
@@ -122,7 +152,9 @@ export function Failed(props: { failure: Failure; retry?: () => void; what: stri
   }
 }
 
-export function NotFound({ what, page = false }: { what: string; page?: boolean }) {
+/** @param props.nearest what may have been meant */
+export function NotFound(props: { what: string; page?: boolean; nearest?: readonly Nearest[] }) {
+  const { what, page = false, nearest = [] } = props;
   return (
     <Message
       page={page}
@@ -134,6 +166,21 @@ export function NotFound({ what, page = false }: { what: string; page?: boolean 
       }
     >
       It does not exist, or you may not see it. Check the address and who you are signed in as.
+      {nearest.length > 0 ? (
+        <>
+          {" "}
+          Did you mean{" "}
+          {nearest.map(({ href, label }, i) => (
+            <Fragment key={href}>
+              {i === 0 ? "" : i === nearest.length - 1 ? " or " : ", "}
+              <Link className="text-fg underline underline-offset-2" href={href}>
+                {label}
+              </Link>
+            </Fragment>
+          ))}
+          ?
+        </>
+      ) : null}
     </Message>
   );
 }
@@ -155,8 +202,12 @@ export function Partial({ children, retry }: { children: ReactNode; retry?: () =
   );
 }
 
-/** A skeleton with the layout of what will stand there: rows of a table, or a block. Says so after eight seconds. */
-export function Loading({ what, rows = 0, height }: { what: string; rows?: number; height?: number }) {
+/**
+ * A skeleton with the layout of what will stand there: rows of a table, or a block. Says so after eight seconds.
+ * @param props.cancel gives up waiting
+ */
+export function Loading(props: { what: string; rows?: number; height?: number; cancel?: () => void }) {
+  const { what, rows = 0, height, cancel } = props;
   const slow = useSlow(8_000);
   return (
     <div role="status" aria-label={`Loading ${what}`} aria-busy="true">
@@ -174,7 +225,11 @@ export function Loading({ what, rows = 0, height }: { what: string; rows?: numbe
       ) : (
         <div className="skeleton" style={{ height: height ?? 96 }} />
       )}
-      {slow ? <p className="mt-2 text-table text-subtle">Still loading {what} …</p> : null}
+      {slow ? (
+        <p className="mt-2 flex items-center gap-2 text-table text-subtle">
+          Still loading {what} …{cancel ? <Button onClick={cancel}>Cancel</Button> : null}
+        </p>
+      ) : null}
     </div>
   );
 }

@@ -2,14 +2,24 @@
 
 import { Tabs as Base } from "@base-ui/react/tabs";
 import type { ReactNode } from "react";
+import { useShortcuts } from "./shortcuts.tsx";
 
-/** Tabs over a hairline; which one is open belongs in the address. */
+/** Tabs over a hairline, by the digits too; which one is open belongs in the address. */
 export function Tabs<Name extends string>(props: {
   label: string;
   value: Name;
   onChange(value: Name): void;
   tabs: readonly { value: Name; label: ReactNode; panel: ReactNode }[];
 }) {
+  const { tabs, onChange } = props;
+  useShortcuts(
+    tabs.slice(0, 9).map(({ value, label }, i) => ({
+      keys: String(i + 1),
+      label: typeof label === "string" ? label : value,
+      group: "Tabs",
+      run: () => onChange(value),
+    })),
+  );
   return (
     <Base.Root value={props.value} onValueChange={(value) => props.onChange(value)}>
       <Base.List

@@ -1,6 +1,7 @@
 "use client";
 
 import Link from "next/link";
+import { useRouter } from "next/navigation";
 import { graphql, type ResultOf } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { Id } from "../../ui/copy.tsx";
@@ -13,6 +14,8 @@ import {
   shortId,
 } from "../../ui/format.ts";
 import { Figure, Section } from "../../ui/section.tsx";
+import { useShortcuts } from "../../ui/shortcuts.tsx";
+import { QueryState } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
 import { RunPart } from "../runs/run-part.tsx";
@@ -110,22 +113,52 @@ export function RolloutPage({ runId, rolloutId }: { runId: string; rolloutId: st
   );
 }
 
+/** The same beside the table that lists it. */
+export function RolloutLook({ runId, rolloutId }: { runId: string; rolloutId: string }) {
+  const [query, retry] = useSteadyQuery({
+    query: RolloutPageQuery,
+    variables: { id: rolloutId, run: runId },
+  });
+  const { data } = query;
+  if (data?.node?.__typename !== "Rollout")
+    return <QueryState query={query} retry={retry} what="the rollout" height={240} />;
+  return <Rollout rollout={data.node} runId={runId} spec={data.run?.revision.spec} beside />;
+}
+
 type RolloutData = Extract<NonNullable<ResultOf<typeof RolloutPageQuery>["node"]>, { __typename: "Rollout" }>;
 
-function Rollout({ rollout, runId, spec }: { rollout: RolloutData; runId: string; spec: unknown }) {
+function Rollout(props: {
+  rollout: RolloutData;
+  runId: string;
+  spec: unknown;
+  /** Not the page itself: its heading and its keys belong to what stands around it. */
+  beside?: boolean;
+}) {
+  const { rollout, runId, spec, beside = false } = props;
   const { group } = rollout;
+  const router = useRouter();
   const siblings = group.rollouts.toSorted((a, b) => a.index - b.index);
+  const place = siblings.findIndex(({ id }) => id === rollout.id);
+  const step = (by: number) => () => {
+    const next = siblings[place + by];
+    if (beside || next === undefined) return false;
+    router.push(`/runs/${runId}/rollouts/${next.id}`);
+    return true;
+  };
+  useShortcuts([
+    { keys: "[", label: "Previous rollout of the group", group: "This page", run: step(-1), quiet: true },
+    { keys: "]", label: "Next rollout of the group", group: "This page", run: step(1), quiet: true },
+  ]);
   return (
     <>
       <header>
         <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
           <GroupStateBadge state={group.state} />
           <AcceptanceBadge acceptance={group.acceptance} retroactive={group.retroactive} />
-          <h1 className="text-title font-semibold">Rollout</h1>
+          {beside ? null : <h1 className="text-title font-semibold">Rollout</h1>}
           <Id id={rollout.id} />
           <span className="text-table text-subtle">
-            {siblings.findIndex(({ id }) => id === rollout.id) + 1} of {siblings.length} in{" "}
-            <Id id={group.id} />
+            {place + 1} of {siblings.length} in <Id id={group.id} />
           </span>
         </div>
         <p className="mt-1 max-w-[88ch] text-muted">
@@ -180,7 +213,7 @@ function Rollout({ rollout, runId, spec }: { rollout: RolloutData; runId: string
         </dl>
       </header>
       <div className="mt-6 grid gap-8">
-        <div className="grid gap-8 lg:grid-cols-2">
+        <div className={beside ? "grid gap-8" : "grid gap-8 lg:grid-cols-2"}>
           <Section title="Prompt" note="Written by the coordinator">
             <Text text={group.prompt} />
           </Section>

@@ -1,21 +1,26 @@
 "use client";
 
-import Link from "next/link";
-import { parseAsString, parseAsStringLiteral, useQueryStates } from "nuqs";
-import { useEffect, useState } from "react";
-import { graphql } from "../../graphql/graphql.ts";
+import dynamic from "next/dynamic";
+import { useEffect, useMemo, useState } from "react";
+import { graphql, type ResultOf } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
 import { Button } from "../../ui/button.tsx";
+import type { DataColumn, Facet } from "../../ui/data-table/columns.ts";
+import { DataTable } from "../../ui/data-table/data-table.tsx";
+import { useKeyset } from "../../ui/data-table/use-keyset.ts";
 import { absent, formatCount, formatDifference, formatReward, shortId } from "../../ui/format.ts";
-import { Section } from "../../ui/section.tsx";
-import { Select } from "../../ui/select.tsx";
-import { Empty, QueryState } from "../../ui/states.tsx";
-import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
+import { Panel } from "../../ui/page.tsx";
+import { Empty, Loading } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { plainLine } from "../../ui/untrusted.ts";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { useFacet, useOpenFacet } from "../../ui/view-state.ts";
 import { acceptanceInWords, GroupStateWord, groupStates, groupStateWord } from "./group-state.tsx";
+
+const RolloutLook = dynamic(async () => (await import("./rollout-page.tsx")).RolloutLook, {
+  loading: () => <Loading what="the rollout" height={240} />,
+});
 
 const RolloutsQuery = graphql(`
   query Rollouts($id: ID!, $after: String, $state: GroupState, $node: ID) {
@@ -77,191 +82,245 @@ const RolloutWorkersQuery = graphql(`
   }
 `);
 
+type Rollout = NonNullable<ResultOf<typeof RolloutsQuery>["run"]>["rollouts"]["edges"][number]["node"];
+
+const columns: readonly DataColumn<Rollout>[] = [
+  {
+    id: "rollout",
+    head: "Rollout",
+    width: 112,
+    cell: (rollout) => <span className="font-mono">{shortId(rollout.id)}</span>,
+    text: (rollout) => rollout.id,
+  },
+  {
+    id: "state",
+    head: "State",
+    help: "The state of its group, which is its own too.",
+    width: 104,
+    cell: ({ group }) => <GroupStateWord state={group.state} />,
+    text: ({ group }) => groupStateWord(group.state),
+  },
+  {
+    id: "prompt",
+    head: "Prompt",
+    width: 176,
+    grow: true,
+    cell: ({ group }) => <UntrustedText line text={group.prompt} />,
+    text: ({ group }) => group.prompt,
+    narrow: "second",
+  },
+  {
+    id: "output",
+    head: "Output",
+    width: 192,
+    grow: true,
+    cell: (rollout) => <UntrustedText line text={rollout.preview} />,
+    text: (rollout) => rollout.preview,
+    narrow: "none",
+  },
+  {
+    id: "reward",
+    head: "Reward",
+    number: true,
+    width: 76,
+    cell: (rollout) => <span className="font-medium">{formatReward(rollout.reward)}</span>,
+    text: (rollout) => String(rollout.reward),
+    narrow: "first",
+  },
+  {
+    id: "advantage",
+    head: "Advantage",
+    help: "Reward against its group, in deviations; known when the group is accepted.",
+    number: true,
+    width: 92,
+    cell: ({ advantage }) => (
+      <span
+        className="text-muted"
+        title={advantage === null ? "Known when the group is accepted" : undefined}
+      >
+        {advantage === null ? absent : formatDifference(advantage)}
+      </span>
+    ),
+    text: (rollout) => String(rollout.advantage ?? ""),
+  },
+  {
+    id: "tokens",
+    head: "Tokens",
+    number: true,
+    width: 72,
+    cell: (rollout) => formatCount(rollout.tokens),
+    text: (rollout) => String(rollout.tokens),
+  },
+  {
+    id: "finish",
+    head: "Finish",
+    width: 72,
+    cell: (rollout) => <span className="text-muted">{rollout.finishReason}</span>,
+    text: (rollout) => rollout.finishReason,
+  },
+  {
+    id: "version",
+    head: "Version",
+    help: "The policy version that generated it.",
+    number: true,
+    width: 72,
+    cell: ({ group }) => `v${group.policyVersion}`,
+    text: ({ group }) => String(group.policyVersion),
+  },
+  {
+    id: "worker",
+    head: "Worker",
+    width: 128,
+    cell: ({ group }) => <UntrustedText line text={group.node.name} />,
+    text: ({ group }) => group.node.name,
+    narrow: "second",
+  },
+  {
+    id: "reason",
+    head: "Reason",
+    width: 168,
+    cell: ({ group }) => (
+      <span className="text-muted">
+        {group.reason ? (
+          <UntrustedText line text={group.reason} />
+        ) : (
+          acceptanceInWords(group.acceptance, group.retroactive)
+        )}
+      </span>
+    ),
+    text: ({ group }) => group.reason ?? acceptanceInWords(group.acceptance, group.retroactive),
+  },
+  {
+    id: "submitted",
+    head: "Submitted",
+    width: 92,
+    cell: ({ group }) => (
+      <span className="text-muted">
+        <Age at={group.submittedAt} />
+      </span>
+    ),
+    text: ({ group }) => group.submittedAt,
+    narrow: "second",
+  },
+  {
+    id: "group",
+    head: "Group",
+    width: 112,
+    cell: ({ group }) => <span className="font-mono text-muted">{shortId(group.id)}</span>,
+    text: ({ group }) => group.id,
+    hidden: true,
+  },
+];
+
 /**
  * The run's rollouts, newest first. Nothing moves under the reader: new ones are counted in a button, states change in place.
  * @param fresh grows with every group submitted while the page is open.
  * @param decided grows with every verdict.
  */
 export function RolloutsTable({ runId, fresh, decided }: { runId: string; fresh: number; decided: number }) {
-  const [{ state, node, after }, setUrl] = useQueryStates(
-    { state: parseAsStringLiteral(groupStates), node: parseAsString, after: parseAsString },
-    { history: "push" },
-  );
-  const [{ data, error, fetching }, retry] = useSteadyQuery({
+  const [[state], setStates] = useFacet("state", groupStates);
+  const [[node], setNodes] = useOpenFacet("worker");
+  const { rows, query, old, page, retry } = useKeyset({
     query: RolloutsQuery,
-    variables: { id: runId, after, state, node },
+    variables: { id: runId, state: state ?? null, node: node ?? null },
+    connection: (data) => data.run?.rollouts,
   });
-  const seen = useSeen(fresh, `${state}|${node}|${after}`, fetching);
+  const seen = useSeen(fresh, `${state}|${node}`, query.fetching);
   // a verdict changes rows that are shown; while new groups wait for the reader, the page stays as it is
   useNudge(seen.waiting === 0 ? decided : 0, retry, 3000);
-  const rollouts = data?.run?.rollouts.edges.map((edge) => edge.node) ?? [];
-  const pageInfo = data?.run?.rollouts.pageInfo;
+  const workers = useWorkerOptions(runId, node);
+  const facets = useMemo(
+    (): Facet[] => [
+      {
+        field: "state",
+        label: "State",
+        single: true,
+        options: groupStates.map((value) => ({ value, label: groupStateWord(value) })),
+        value: state === undefined ? [] : [state],
+        onChange: setStates,
+      },
+      {
+        field: "worker",
+        label: "Worker",
+        single: true,
+        options: workers,
+        value: node === undefined ? [] : [node],
+        onChange: setNodes,
+      },
+    ],
+    [state, node, workers, setStates, setNodes],
+  );
+  const filtered = state !== undefined || node !== undefined;
   return (
-    <Section
+    <Panel
       title="Rollouts"
       note="Text comes from workers and is shown as it is, invisible characters included."
-      actions={
-        <>
-          {after === null && seen.waiting > 0 ? (
-            <Button
-              tone="primary"
-              onClick={() => {
-                seen.reset();
-                retry();
-              }}
-            >
-              ↑ {formatCount(seen.waiting)} new {seen.waiting === 1 ? "group" : "groups"}
-            </Button>
-          ) : null}
-          <Select
-            label="State"
-            value={state ?? "all"}
-            options={[
-              { value: "all", label: "All" },
-              ...groupStates.map((value) => ({ value, label: groupStateWord(value) })),
-            ]}
-            onChange={(value) =>
-              void setUrl({ state: groupStates.find((known) => known === value) ?? null, after: null })
-            }
-          />
-          <WorkerFilter
-            runId={runId}
-            value={node}
-            onChange={(value) => void setUrl({ node: value, after: null })}
-          />
-        </>
-      }
     >
-      <QueryState query={{ data, error, fetching }} retry={retry} what="the rollouts" rows={10} />
-      {pageInfo && rollouts.length === 0 ? (
-        <Empty
-          title={state || node || after ? "No rollout matches" : "No rollouts yet"}
-          action={
-            state || node || after ? (
-              <Button onClick={() => void setUrl({ state: null, node: null, after: null })}>
-                Show all rollouts
-              </Button>
-            ) : undefined
-          }
-        >
-          {state || node
-            ? "No rollout has this state and worker."
-            : "They appear when the first worker submits its pack."}
-        </Empty>
-      ) : null}
-      {rollouts.length > 0 ? (
-        <Table
-          label="Rollouts"
-          head={
-            <>
-              <Head>State</Head>
-              <Head>Rollout</Head>
-              <Head>Prompt</Head>
-              <Head>Output</Head>
-              <Head number>Reward</Head>
-              <Head number>Advantage</Head>
-              <Head number>Tokens</Head>
-              <Head>Finish</Head>
-              <Head number>Version</Head>
-              <Head>Worker</Head>
-              <Head>Reason</Head>
-              <Head>Submitted</Head>
-            </>
-          }
-        >
-          {rollouts.map(({ group, ...rollout }) => (
-            <Row key={rollout.id}>
-              <Cell>
-                <GroupStateWord state={group.state} />
-              </Cell>
-              <Cell className="whitespace-nowrap">
-                <Link
-                  className="font-mono hover:underline"
-                  href={`/runs/${runId}/rollouts/${rollout.id}`}
-                  title={rollout.id}
+      <DataTable<Rollout>
+        label="Rollouts"
+        columns={columns}
+        rows={rows}
+        getRowId={(rollout) => rollout.id}
+        href={(rollout) => `/runs/${runId}/rollouts/${rollout.id}`}
+        linkLabel={(rollout) => `Rollout ${shortId(rollout.id)}`}
+        query={query}
+        retry={retry}
+        old={old}
+        page={page}
+        facets={facets}
+        fresh={{
+          count: seen.waiting,
+          noun: "group",
+          show: () => {
+            seen.reset();
+            retry();
+          },
+        }}
+        peek={(rollout) => <RolloutLook runId={runId} rolloutId={rollout.id} />}
+        peekTitle={(rollout) => `Rollout ${shortId(rollout.id)}`}
+        empty={
+          <Empty
+            title={filtered ? "No rollout matches" : "No rollouts yet"}
+            action={
+              filtered ? (
+                <Button
+                  onClick={() => {
+                    setStates([]);
+                    setNodes([]);
+                  }}
                 >
-                  <span className="sr-only">Rollout </span>
-                  {shortId(rollout.id)}
-                </Link>
-              </Cell>
-              <Cell className="max-w-56">
-                <UntrustedText line text={group.prompt} />
-              </Cell>
-              <Cell className="max-w-64">
-                <UntrustedText line text={rollout.preview} />
-              </Cell>
-              <Cell number className="font-medium">
-                {formatReward(rollout.reward)}
-              </Cell>
-              <Cell
-                number
-                className="text-muted"
-                {...(rollout.advantage === null ? { title: "Known when the group is accepted" } : {})}
-              >
-                {rollout.advantage === null ? absent : formatDifference(rollout.advantage)}
-              </Cell>
-              <Cell number>{formatCount(rollout.tokens)}</Cell>
-              <Cell className="text-muted">{rollout.finishReason}</Cell>
-              <Cell number>v{group.policyVersion}</Cell>
-              <Cell className="max-w-40">
-                <UntrustedText line text={group.node.name} />
-              </Cell>
-              <Cell className="max-w-64 text-muted">
-                {group.reason ? (
-                  <UntrustedText line text={group.reason} />
-                ) : (
-                  acceptanceInWords(group.acceptance, group.retroactive)
-                )}
-              </Cell>
-              <Cell className="whitespace-nowrap text-muted">
-                <Age at={group.submittedAt} />
-              </Cell>
-            </Row>
-          ))}
-        </Table>
-      ) : null}
-      <Pages
-        after={after}
-        next={pageInfo?.hasNextPage ? pageInfo.endCursor : null}
-        onChange={(cursor) => void setUrl({ after: cursor })}
+                  Show all rollouts
+                </Button>
+              ) : undefined
+            }
+          >
+            {filtered
+              ? "No rollout has this state and worker."
+              : "They appear when the first worker submits its pack."}
+          </Empty>
+        }
       />
-    </Section>
+    </Panel>
   );
 }
 
 /** How many groups came since the rows on screen were read. */
 function useSeen(fresh: number, view: string, loading: boolean): { waiting: number; reset(): void } {
   const [seen, setSeen] = useState(fresh);
-  // another filter or page reads the rows anew
+  // another filter reads the rows anew
   useEffect(() => setSeen(fresh), [view]);
   return { waiting: loading ? 0 : Math.max(0, fresh - seen), reset: () => setSeen(fresh) };
 }
 
-function WorkerFilter({
-  runId,
-  value,
-  onChange,
-}: {
-  runId: string;
-  value: string | null;
-  onChange(node: string | null): void;
-}) {
+/** Whoever generates in the run, by name; whoever only measures or trains has no rollouts to look for. */
+function useWorkerOptions(runId: string, chosen: string | undefined) {
   const [{ data }] = useSteadyQuery({ query: RolloutWorkersQuery, variables: { id: runId } });
-  // whoever only measures or trains has no rollouts to look for
-  const workers = data?.run?.workers.edges.filter((edge) => edge.node.roles.includes("WORKER")) ?? [];
-  const nodes = workers.map((edge) => edge.node.node);
-  const known = value === null || nodes.some((node) => node.id === value);
-  const options: { value: string; label: string }[] = [
-    { value: "all", label: "All" },
-    ...nodes.map((node) => ({ value: node.id, label: plainLine(node.name) })),
-    ...(known || value === null ? [] : [{ value, label: shortId(value) }]),
-  ];
-  return (
-    <Select
-      label="Worker"
-      value={value ?? "all"}
-      options={options}
-      onChange={(chosen) => onChange(chosen === "all" ? null : chosen)}
-    />
-  );
+  return useMemo(() => {
+    const nodes =
+      data?.run?.workers.edges.flatMap(({ node }) => (node.roles.includes("WORKER") ? [node.node] : [])) ??
+      [];
+    const options = nodes.map(({ id, name }) => ({ value: id, label: plainLine(name) }));
+    if (chosen === undefined || nodes.some(({ id }) => id === chosen)) return options;
+    return [...options, { value: chosen, label: shortId(chosen) }];
+  }, [data, chosen]);
 }

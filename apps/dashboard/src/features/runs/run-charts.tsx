@@ -1,17 +1,19 @@
 "use client";
 
-import { parseAsInteger, useQueryStates } from "nuqs";
-import { useEffect, useMemo, useState } from "react";
+import { useMemo } from "react";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
-import { Button } from "../../ui/button.tsx";
-import { Chart, type Line } from "../../ui/chart.tsx";
-import { axisOf, type Bucket, columnOf, joinLive } from "../../ui/chart-data.ts";
-import { formatMetric, formatReward } from "../../ui/format.ts";
+import { axisOf, type Bucket, columnOf, joinLive } from "../../ui/chart/chart-data.ts";
+import { type Axis, ChartGroup } from "../../ui/chart/chart-group.tsx";
+import type { Line } from "../../ui/chart/lines.ts";
+import { TimeSeries } from "../../ui/chart/time-series.tsx";
+import { formatMetric } from "../../ui/format.ts";
 import { Section } from "../../ui/section.tsx";
 import { Empty, QueryState } from "../../ui/states.tsx";
+import { useChartView } from "../../ui/view-state.ts";
+import { type ChartDefinition, chartDefinitions } from "./chart-definitions.ts";
 import type { RunLive } from "./run-live.ts";
-import { bucketsOf, rewardName } from "./run-metrics.ts";
+import { bucketsOf } from "./run-metrics.ts";
 
 const RunChartsQuery = graphql(`
   query RunCharts($id: ID!, $from: Int, $to: Int, $buckets: Int) {
@@ -33,80 +35,46 @@ const RunChartsQuery = graphql(`
   }
 `);
 
-type Definition = {
-  title: string;
-  about: string;
-  lines: readonly { label: string; names: readonly string[] }[];
-  format?: (value: number | null | undefined) => string;
-  bounds?: readonly [number, number];
-};
-
-const definitions: readonly Definition[] = [
-  {
-    title: "Reward",
-    about:
-      "Mean reward over every rollout of the step's settled groups, computed by the coordinator (metric: meanReward).",
-    lines: [{ label: "Reward", names: [rewardName] }],
-    format: formatReward,
-    bounds: [0, 1],
-  },
-  {
-    title: "Loss",
-    about:
-      "The clipped policy loss of the step with its penalties, as the trainer reports it (metric: loss).",
-    lines: [{ label: "Loss", names: ["loss"] }],
-  },
-  {
-    title: "Entropy",
-    about:
-      "Mean entropy of the policy over the trained tokens, in nats: near zero it has stopped exploring (metric: entropy).",
-    lines: [{ label: "Entropy", names: ["entropy"] }],
-  },
-  {
-    title: "Divergence",
-    about:
-      "Estimated divergence between the policy that generated and the one that is trained, in nats (metric: kl).",
-    lines: [{ label: "KL", names: ["kl"] }],
-  },
-  {
-    title: "Clipped tokens",
-    about:
-      "Share of trained tokens whose probability ratio left the clip range (metrics: clipLow, clipHigh).",
-    lines: [
-      { label: "Below", names: ["clipLow"] },
-      { label: "Above", names: ["clipHigh"] },
-    ],
-    bounds: [0, 1],
-  },
-  {
-    title: "Gradient norm",
-    about: "Length of the gradient before it is clipped (metric: gradNorm).",
-    lines: [{ label: "Norm", names: ["gradNorm"] }],
-  },
-];
-
 const buckets = 400;
+const axes: readonly [Axis, ...Axis[]] = [
+  { kind: "step", label: "step" },
+  { kind: "time", label: "time" },
+];
 
 /** The run's curves. They share a crosshair and a range; drag over one to zoom all, or name the steps. */
 export function RunCharts({ runId, live }: { runId: string; live: RunLive }) {
-  const [{ from, to }, setRange] = useQueryStates(
-    { from: parseAsInteger, to: parseAsInteger },
-    { history: "replace", throttleMs: 200 },
-  );
-  const range = from !== null && to !== null && from < to ? ([from, to] as const) : undefined;
+  const [view] = useChartView();
+  const byTime = view.x === "time";
+  // the coordinator buckets by step: a part of time is cut from all of them
+  const part = view.range?.kind === "fixed" && !byTime ? view.range : undefined;
   const [{ data, error, fetching }, retry] = useSteadyQuery({
     query: RunChartsQuery,
-    variables: { id: runId, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets },
+    variables: {
+      id: runId,
+      from: part ? Math.floor(part.from) : null,
+      to: part ? Math.ceil(part.to) : null,
+      buckets,
+    },
   });
   const steps = data?.run?.trainSteps;
   const joined = useMemo(
     () => (steps ? joinLive(bucketsOf(steps), live.points) : undefined),
     [steps, live.points],
   );
-  const charts = useMemo(() => (joined ? chartsOf(joined) : []), [joined]);
-  const zoom = (chosen: readonly [number, number] | undefined) =>
-    void setRange(chosen ? { from: chosen[0], to: chosen[1] } : { from: null, to: null });
-
+  const times = useMemo(
+    () => new Map(steps?.map(({ toStep, at }) => [toStep, Date.parse(at) / 1000])),
+    [steps],
+  );
+  const shown = useMemo(
+    () => (byTime ? joined?.filter((bucket) => times.has(bucket.to)) : joined),
+    [byTime, joined, times],
+  );
+  const x = useMemo(
+    () => axisOf(shown ?? []).map((step) => (byTime ? (times.get(step) ?? 0) : step)),
+    [shown, byTime, times],
+  );
+  const n = useMemo(() => shown?.map((bucket) => bucket.n), [shown]);
+  const charts = useMemo(() => (shown ? chartsOf(shown) : []), [shown]);
   return (
     <Section
       title="Curves"
@@ -114,15 +82,6 @@ export function RunCharts({ runId, live }: { runId: string; live: RunLive }) {
         joined?.some((bucket) => bucket.n > 1)
           ? "Each point is the last of its steps; the band is their range."
           : undefined
-      }
-      actions={
-        <RangeFields
-          key={`${from}-${to}`}
-          range={range}
-          first={joined?.[0]?.from}
-          last={joined?.at(-1)?.to}
-          onRange={zoom}
-        />
       }
     >
       <QueryState
@@ -135,81 +94,34 @@ export function RunCharts({ runId, live }: { runId: string; live: RunLive }) {
       {joined && charts.length === 0 ? (
         <Empty title="No step yet">The first point appears when the first batch is trained.</Empty>
       ) : null}
-      <div className="grid gap-x-8 gap-y-5 md:grid-cols-2 xl:grid-cols-3">
-        {charts.map(({ definition, x, lines }) => (
-          <Chart
-            key={definition.title}
-            title={definition.title}
-            about={definition.about}
-            axis="step"
-            x={x}
-            lines={lines}
-            format={definition.format ?? formatMetric}
-            {...(definition.bounds ? { bounds: definition.bounds } : {})}
-            range={range}
-            onRange={zoom}
-            group={`run-${runId}`}
-          />
-        ))}
-      </div>
+      {charts.length > 0 ? (
+        <ChartGroup name={`run-${runId}`} axes={axes} x={x}>
+          <div className="grid gap-x-8 gap-y-5 md:grid-cols-2 xl:grid-cols-3">
+            {charts.map(({ definition, lines }) => (
+              <TimeSeries
+                key={definition.title}
+                title={definition.title}
+                help={definition.about}
+                x={x}
+                lines={lines}
+                {...(n ? { n } : {})}
+                format={definition.format ?? formatMetric}
+                {...(definition.bounds ? { bounds: definition.bounds } : {})}
+              />
+            ))}
+          </div>
+        </ChartGroup>
+      ) : null}
     </Section>
   );
 }
 
-function chartsOf(all: readonly Bucket[]): { definition: Definition; x: number[]; lines: Line[] }[] {
-  return definitions.flatMap((definition) => {
+function chartsOf(all: readonly Bucket[]): { definition: ChartDefinition; lines: Line[] }[] {
+  return chartDefinitions.flatMap((definition) => {
     const lines = definition.lines.flatMap(({ label, names }) => {
       const column = columnOf(all, names);
       return column ? [{ label, ...column }] : [];
     });
-    return lines.length === 0 ? [] : [{ definition, x: axisOf(all), lines }];
+    return lines.length === 0 ? [] : [{ definition, lines }];
   });
-}
-
-/** What dragging does, for those who do not drag. */
-function RangeFields(props: {
-  range: readonly [number, number] | undefined;
-  first: number | undefined;
-  last: number | undefined;
-  onRange(range: readonly [number, number] | undefined): void;
-}) {
-  const { range, first, last, onRange } = props;
-  const [from, setFrom] = useState(range ? String(range[0]) : "");
-  const [to, setTo] = useState(range ? String(range[1]) : "");
-  useEffect(() => {
-    setFrom(range ? String(range[0]) : "");
-    setTo(range ? String(range[1]) : "");
-  }, [range?.[0], range?.[1]]);
-  return (
-    <form
-      className="flex items-center gap-1.5 text-table text-subtle"
-      onSubmit={(event) => {
-        event.preventDefault();
-        const low = Number(from || first);
-        const high = Number(to || last);
-        if (Number.isInteger(low) && Number.isInteger(high) && low < high) onRange([low, high]);
-      }}
-    >
-      <span>Steps</span>
-      <input
-        className="control w-16 text-table"
-        inputMode="numeric"
-        aria-label="From step"
-        placeholder={String(first ?? "")}
-        value={from}
-        onChange={(event) => setFrom(event.target.value)}
-      />
-      <span>to</span>
-      <input
-        className="control w-16 text-table"
-        inputMode="numeric"
-        aria-label="To step"
-        placeholder={String(last ?? "")}
-        value={to}
-        onChange={(event) => setTo(event.target.value)}
-      />
-      <Button type="submit">Zoom</Button>
-      {range ? <Button onClick={() => onRange(undefined)}>Show all</Button> : null}
-    </form>
-  );
 }

@@ -1,89 +1,125 @@
 "use client";
 
-import { useVirtualizer } from "@tanstack/react-virtual";
-import { ChevronRight } from "lucide-react";
-import { useMemo, useRef, useState } from "react";
+import { useMemo, useState } from "react";
 import type { LoggedEvent } from "../../live/event-log.ts";
 import type { EventStream } from "../../live/event-stream.ts";
 import { useFrameStore } from "../../live/use-frame-store.ts";
 import { Button } from "../../ui/button.tsx";
+import { type Bin, Histogram } from "../../ui/chart/histogram.tsx";
 import { CopyButton, Id } from "../../ui/copy.tsx";
-import { formatClock, formatCount, formatExact, formatMoment } from "../../ui/format.ts";
-import { Section } from "../../ui/section.tsx";
-import { Select } from "../../ui/select.tsx";
+import { countValues, type DataColumn, type Facet } from "../../ui/data-table/columns.ts";
+import { DataTable } from "../../ui/data-table/data-table.tsx";
+import { formatClock, formatCount, formatExact, formatMoment, shortId } from "../../ui/format.ts";
+import { Panel } from "../../ui/page.tsx";
 import { Empty, Loading } from "../../ui/states.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { useChartView, useOpenFacet, useSearch } from "../../ui/view-state.ts";
+import { densityOf, eventInWords, kindOf } from "./event-density.ts";
 import type { RunLive } from "./run-live.ts";
+
+const columns: readonly DataColumn<LoggedEvent>[] = [
+  {
+    id: "seq",
+    head: "Event",
+    width: 84,
+    cell: (event) => <span className="font-mono text-subtle">{String(event.seq)}</span>,
+    text: (event) => String(event.seq),
+  },
+  {
+    id: "at",
+    head: "Time",
+    width: 84,
+    cell: (event) => (
+      <time className="text-subtle" dateTime={event.at} title={formatMoment(new Date(event.at))}>
+        {formatClock(new Date(event.at))}
+      </time>
+    ),
+    text: (event) => event.at,
+    narrow: "second",
+  },
+  {
+    id: "type",
+    head: "Type",
+    width: 176,
+    cell: (event) => <span className="font-medium">{event.type}</span>,
+    text: (event) => event.type,
+    narrow: "first",
+  },
+  {
+    id: "subject",
+    head: "About",
+    width: 128,
+    cell: (event) => <Id id={event.subject} />,
+    text: (event) => event.subject,
+    narrow: "none",
+  },
+  {
+    id: "data",
+    head: "What",
+    width: 320,
+    grow: true,
+    cell: (event) => (
+      <span className="text-muted">
+        <UntrustedText line text={eventInWords(event.data)} />
+      </span>
+    ),
+    text: (event) => JSON.stringify(event.data),
+    narrow: "second",
+  },
+];
 
 /** What happened, newest first, beginning a little before the page was opened. Following shows each event as it comes; holding keeps what is read in place. */
 export function RunEvents({ stream }: { stream: EventStream<RunLive> | undefined }) {
   return stream ? <Feed stream={stream} /> : <Loading what="the events" rows={6} />;
 }
 
-const kinds = [
-  "all",
-  "run",
-  "task",
-  "group",
-  "case",
-  "validator",
-  "batch",
-  "step",
-  "checkpoint",
-  "evaluation",
-  "node",
-  "grant",
-  "budget",
-] as const;
-type Kind = (typeof kinds)[number];
-
 function Feed({ stream }: { stream: EventStream<RunLive> }) {
   const { log } = useFrameStore(stream.store);
-  const [kind, setKind] = useState<Kind>("all");
+  const [kinds, setKinds] = useOpenFacet("kind");
+  const [search, setSearch] = useSearch();
+  const [view, setView] = useChartView();
   const [heldAt, setHeldAt] = useState<bigint>();
-  const [open, setOpen] = useState<bigint>();
-  const scroller = useRef<HTMLDivElement>(null);
-
-  const matching = useMemo(
-    () => log.events.filter((event) => kind === "all" || event.type.startsWith(`${kind}.`)).toReversed(),
-    [log.events, kind],
+  const held = useMemo(
+    () => (heldAt === undefined ? log.events : log.events.filter(({ seq }) => seq <= heldAt)),
+    [log.events, heldAt],
   );
-  const shown = heldAt === undefined ? matching : matching.filter((event) => event.seq <= heldAt);
-  const waiting = matching.length - shown.length;
-  const rows = useVirtualizer({
-    count: shown.length,
-    getScrollElement: () => scroller.current,
-    estimateSize: () => 28,
-    getItemKey: (index) => String(shown[index]?.seq ?? index),
-    overscan: 12,
-  });
-
-  function follow(): void {
-    setHeldAt(undefined);
-    scroller.current?.scrollTo({ top: 0 });
-  }
-
+  const part = view.range?.kind === "fixed" ? view.range : undefined;
+  const wanted = search.trim().toLowerCase();
+  const shown = useMemo(
+    () =>
+      held
+        .filter((event) => {
+          if (kinds.length > 0 && !kinds.includes(kindOf(event))) return false;
+          if (
+            wanted !== "" &&
+            !`${event.type} ${event.subject} ${eventInWords(event.data)}`.toLowerCase().includes(wanted)
+          )
+            return false;
+          const at = Date.parse(event.at) / 1000;
+          return part === undefined || (at >= part.from && at < part.to);
+        })
+        .toReversed(),
+    [held, kinds, wanted, part],
+  );
+  const density = useMemo(() => densityOf(held), [held]);
+  const facets = useMemo((): Facet[] => {
+    const counts = countValues(held, kindOf);
+    return [
+      {
+        field: "kind",
+        label: "Kind",
+        options: [...counts].map(([value, count]) => ({ value, label: value, count })),
+        value: kinds,
+        onChange: setKinds,
+      },
+    ];
+  }, [held, kinds, setKinds]);
+  const choose = (range: { from: number; to: number } | null) =>
+    void setView({ range: range === null ? null : { kind: "fixed", from: range.from, to: range.to } });
   return (
-    <Section
+    <Panel
       title="Events"
-      note={`Newest first, the last ${formatCount(log.events.length)} kept here; event ${formatExact(log.cursor)} of ${formatExact(log.head)}.`}
-      actions={
-        <>
-          <Select<Kind>
-            label="Kind"
-            value={kind}
-            options={kinds.map((value) => ({ value, label: value }))}
-            onChange={setKind}
-          />
-          {heldAt === undefined ? (
-            <Button onClick={() => setHeldAt(log.cursor)}>Hold</Button>
-          ) : (
-            <Button tone="primary" onClick={follow}>
-              {waiting > 0 ? `↑ ${formatCount(waiting)} new` : "Follow"}
-            </Button>
-          )}
-        </>
-      }
+      note={`The last ${formatCount(log.events.length)} are kept here; event ${formatExact(log.cursor)} of ${formatExact(log.head)}.`}
     >
       {log.gaps.length > 0 ? (
         <p
@@ -94,96 +130,100 @@ function Feed({ stream }: { stream: EventStream<RunLive> }) {
           {String(log.gaps[0]?.after)}. Reload the page and report this.
         </p>
       ) : null}
-      {shown.length === 0 ? (
-        <Empty title="Nothing has happened yet">Events appear here the moment they are committed.</Empty>
-      ) : (
-        <div
-          ref={scroller}
-          role="log"
-          aria-label="Events of the run"
-          aria-live="off"
-          // biome-ignore lint/a11y/noNoninteractiveTabindex: a scrolling region must be reachable by keyboard
-          tabIndex={0}
-          className="h-[60vh] overflow-y-auto border-y border-line"
-          onScroll={(event) => {
-            // whoever scrolls down is reading: what is read must not move
-            if (event.currentTarget.scrollTop > 8 && heldAt === undefined) setHeldAt(log.cursor);
-          }}
-        >
-          <div className="relative w-full" style={{ height: rows.getTotalSize() }}>
-            {rows.getVirtualItems().map((item) => {
-              const event = shown[item.index];
-              if (event === undefined) return null;
-              return (
-                <div
-                  key={item.key}
-                  ref={rows.measureElement}
-                  data-index={item.index}
-                  className="absolute inset-x-0 top-0 border-b border-line"
-                  style={{ transform: `translateY(${item.start}px)` }}
+      {density.length > 1 ? (
+        <Histogram
+          title="When"
+          help="Events of the kept ones in each part of the time; choose a bar to see only its events."
+          bins={density}
+          format={(seconds) => formatClock(new Date(seconds * 1000))}
+          {...(part ? { chosen: part } : {})}
+          onSelect={(bin: Bin) => choose(part && part.from === bin.from && part.to === bin.to ? null : bin)}
+          height={40}
+        />
+      ) : null}
+      <DataTable<LoggedEvent>
+        label="Events"
+        columns={columns}
+        rows={shown}
+        getRowId={(event) => String(event.seq)}
+        facets={facets}
+        search={{ value: search, onChange: setSearch, label: "Search events" }}
+        tools={
+          part ? (
+            <Button tone="quiet" onClick={() => choose(null)}>
+              Any time
+            </Button>
+          ) : null
+        }
+        total={{ matching: shown.length, total: held.length }}
+        fresh={{
+          count: heldAt === undefined ? 0 : Number(log.cursor - heldAt),
+          noun: "event",
+          show: () => setHeldAt(undefined),
+        }}
+        follow={{ on: heldAt === undefined, onChange: (on) => setHeldAt(on ? undefined : log.cursor) }}
+        peek={(event) => (
+          <EventLook
+            event={event}
+            onAround={() => {
+              const at = Date.parse(event.at) / 1000;
+              setKinds([]);
+              choose({ from: Math.floor(at - 30), to: Math.ceil(at + 30) });
+            }}
+          />
+        )}
+        peekTitle={(event) => `Event ${event.seq}, ${event.type}`}
+        height={560}
+        empty={
+          held.length > 0 ? (
+            <Empty
+              title="No event matches"
+              action={
+                <Button
+                  onClick={() => {
+                    setKinds([]);
+                    setSearch("");
+                    choose(null);
+                  }}
                 >
-                  <EventRow
-                    event={event}
-                    open={open === event.seq}
-                    onToggle={() => setOpen(open === event.seq ? undefined : event.seq)}
-                  />
-                </div>
-              );
-            })}
-          </div>
-        </div>
-      )}
-    </Section>
+                  Show all events
+                </Button>
+              }
+            >
+              {`None of the ${formatExact(held.length)} kept events is of this kind and time.`}
+            </Empty>
+          ) : (
+            <Empty title="Nothing has happened yet">Events appear here the moment they are committed.</Empty>
+          )
+        }
+      />
+    </Panel>
   );
 }
 
-function EventRow({ event, open, onToggle }: { event: LoggedEvent; open: boolean; onToggle(): void }) {
-  const at = new Date(event.at);
-  const json = JSON.stringify(event.data, null, 2) ?? "null";
+function EventLook({ event, onAround }: { event: LoggedEvent; onAround(): void }) {
   return (
     <>
-      <div className="flex h-7 items-center gap-3 text-table">
-        <button
-          type="button"
-          className="inline-flex h-7 items-center gap-1 text-subtle hover:text-fg"
-          aria-expanded={open}
-          aria-label={`Event ${event.seq}, ${event.type}`}
-          onClick={onToggle}
-        >
-          <ChevronRight size={12} aria-hidden className={open ? "rotate-90" : ""} />
-          <span className="w-14 text-right font-mono">{String(event.seq)}</span>
-        </button>
-        <time dateTime={event.at} title={formatMoment(at)} className="w-16 text-subtle">
-          {formatClock(at)}
-        </time>
-        <span className="w-32 shrink-0 truncate sm:w-40 font-medium">{event.type}</span>
-        <span className="hidden w-28 shrink-0 sm:block">
+      <dl className="grid grid-cols-[auto_1fr] gap-x-4 gap-y-1 text-table">
+        <dt className="text-subtle">At</dt>
+        <dd>{formatMoment(new Date(event.at))}</dd>
+        <dt className="text-subtle">About</dt>
+        <dd>
           <Id id={event.subject} />
-        </span>
-        <span className="min-w-0 flex-1 text-muted">
-          <UntrustedText line text={summary(event.data)} />
-        </span>
+        </dd>
+      </dl>
+      <pre className="my-3 overflow-x-auto border-y border-line py-2 text-table">
+        <UntrustedText text={JSON.stringify(event.data, null, 2) ?? "null"} />
+      </pre>
+      <div className="flex flex-wrap gap-2">
+        <CopyButton label="Copy event" text={JSON.stringify({ ...event, seq: String(event.seq) })} />
+        <Button
+          onClick={onAround}
+          title={`Everything half a minute before and after ${shortId(event.subject)}`}
+        >
+          Around this
+        </Button>
       </div>
-      {open ? (
-        <div className="flex items-start gap-3 pb-2 pl-6 text-table">
-          <pre className="min-w-0 flex-1 overflow-x-auto">
-            <UntrustedText text={json} />
-          </pre>
-          <CopyButton label="Copy event" text={JSON.stringify({ ...event, seq: String(event.seq) })} />
-        </div>
-      ) : null}
     </>
   );
-}
-
-/** `step 12, version 12`: the plain values of an event's data on one line. */
-function summary(data: unknown): string {
-  if (typeof data !== "object" || data === null) return "";
-  return Object.entries(data)
-    .filter(([, value]) => value !== null && typeof value !== "object")
-    .map(
-      ([name, value]) =>
-        `${name} ${typeof value === "number" && !Number.isInteger(value) ? value.toFixed(4) : String(value)}`,
-    )
-    .join(", ");
 }

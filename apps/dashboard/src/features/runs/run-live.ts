@@ -1,5 +1,5 @@
 import type { LoggedEvent } from "../../live/event-log.ts";
-import type { Point } from "../../ui/chart-data.ts";
+import type { Point } from "../../ui/chart/chart-data.ts";
 
 /** What a run page knows beyond its last snapshot: values from events, and how often each part of the page was touched. */
 export type RunLive = {

@@ -1,4 +1,4 @@
-import type { Bucket } from "../../ui/chart-data.ts";
+import type { Bucket } from "../../ui/chart/chart-data.ts";
 
 /** The coordinator's own mean over the batch's settled groups. */
 export const rewardName = "meanReward";

@@ -9,10 +9,11 @@ import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import type { EventStream } from "../../live/event-stream.ts";
 import { useEventStream, useFollowed, useNudge } from "../../live/use-event-stream.ts";
 import { useFrameStore } from "../../live/use-frame-store.ts";
+import { useCrumbs } from "../../ui/crumbs.tsx";
+import { shortId } from "../../ui/format.ts";
 import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 import { Tabs } from "../../ui/tabs.tsx";
 import { PhaseStrip, PhaseStripFragment } from "./phase-strip.tsx";
-import { RunCharts } from "./run-charts.tsx";
 import { RunCounters, RunCountersFragment } from "./run-counters.tsx";
 import { RunEvaluations, RunEvaluationsFragment } from "./run-evaluations.tsx";
 import { RunHeader, RunHeaderFragment } from "./run-header.tsx";
@@ -53,6 +54,7 @@ export function RunPage({ id }: { id: string }) {
   });
   useFollowed(stream);
   const name = run?.name;
+  useCrumbs([{ label: "Runs", href: "/runs" }, { label: name ?? shortId(id) }]);
   useEffect(() => {
     if (name !== undefined) document.title = `${name} · Muster`;
   }, [name]);
@@ -99,8 +101,9 @@ function LiveRun({
   );
 }
 
-// only what the first tab shows comes with the page
+// each tab brings its own code
 const loading = () => <Loading what="this part of the run" height={240} />;
+const RunCharts = dynamic(async () => (await import("./run-charts.tsx")).RunCharts, { loading });
 const RolloutsTable = dynamic(async () => (await import("../rollouts/rollouts-table.tsx")).RolloutsTable, {
   loading,
 });

@@ -1,9 +1,9 @@
 "use client";
 
-import Link from "next/link";
 import { type ReactNode, useEffect } from "react";
 import { failureOf } from "../../graphql/failure.ts";
 import type { Steady } from "../../graphql/use-steady-query.ts";
+import { useCrumbs } from "../../ui/crumbs.tsx";
 import { shortId } from "../../ui/format.ts";
 import { Failed, Loading, NotFound, Partial } from "../../ui/states.tsx";
 
@@ -25,6 +25,12 @@ export function RunPart<Part>(props: {
 }) {
   const { id, what, query, retry, part, runId, tab, children } = props;
   const { data, error, fetching } = query;
+  useCrumbs([
+    { label: "Runs", href: "/runs" },
+    { label: data?.run?.name ?? shortId(runId), href: `/runs/${runId}` },
+    { label: tab.label, href: `/runs/${runId}?tab=${tab.id}` },
+    { label: shortId(id) },
+  ]);
   useEffect(() => {
     document.title = `${shortId(id)} · Muster`;
   }, [id]);
@@ -36,15 +42,6 @@ export function RunPart<Part>(props: {
   return (
     <>
       {error ? <Partial retry={retry}>{failureOf(error).message} Some of it may be missing.</Partial> : null}
-      <nav aria-label="Breadcrumb" className="mb-1 text-table text-subtle">
-        <Link className="hover:underline" href={`/runs/${runId}`}>
-          {data?.run?.name ?? shortId(runId)}
-        </Link>
-        {" / "}
-        <Link className="hover:underline" href={`/runs/${runId}?tab=${tab.id}`}>
-          {tab.label}
-        </Link>
-      </nav>
       {children(part)}
     </>
   );

@@ -21,6 +21,10 @@ export function RunStateWord({ state }: { state: string }) {
   return <StateWord tone={tone}>{word}</StateWord>;
 }
 
+export function runStateWord(state: string): string {
+  return (states[state] ?? unknown).word;
+}
+
 /** A run that will not change any more. */
 export function isOver(state: string): boolean {
   return state === "COMPLETED" || state === "CANCELLED" || state === "FAILED";

@@ -1,23 +1,33 @@
 "use client";
 
-import Link from "next/link";
-import { usePathname } from "next/navigation";
 import { type ReactNode, useEffect } from "react";
 import { failureOf } from "../../graphql/failure.ts";
 import { graphql, readFragment } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
 import { ConnectionBanner, ConnectionChip } from "../../live/connection-chip.tsx";
 import { LiveProvider } from "../../live/live-provider.tsx";
+import { CrumbsProvider } from "../../ui/crumbs.tsx";
+import { Shortcuts } from "../../ui/shortcuts.tsx";
 import { Failed, Loading } from "../../ui/states.tsx";
 import { ThemeSwitch } from "../../ui/theme.tsx";
+import { Toasts } from "../../ui/toast.tsx";
 import { Account, AccountFragment } from "./account.tsx";
 import { useApiAddress } from "./api-provider.tsx";
+import { Overlays, useOverlays } from "./overlays.tsx";
+import { Rail } from "./rail.tsx";
+import { TopBar } from "./top-bar.tsx";
 
 const FrameQuery = graphql(
   `
     query Frame {
       me {
         kind
+        organizations {
+          organization {
+            id
+            name
+          }
+        }
         ...Account_viewer
       }
     }
@@ -38,70 +48,61 @@ export function Frame({ children }: { children: ReactNode }) {
   }, [anonymous]);
 
   const viewer = readFragment(AccountFragment, data?.me);
+  const signedIn = data !== undefined && !anonymous;
   return (
-    <LiveBoundary signedIn={data !== undefined && !anonymous} url={address.socket}>
-      <a
-        href="#content"
-        className="sr-only focus:not-sr-only focus:absolute focus:z-50 focus:bg-bg focus:px-3 focus:py-2"
-      >
+    <Shortcuts>
+      <CrumbsProvider>
+        <LiveBoundary signedIn={signedIn} url={address.socket}>
+          <Shell
+            signedIn={signedIn}
+            organization={data?.me.organizations[0]?.organization.name}
+            account={viewer && signedIn ? <Account viewer={viewer} /> : null}
+          >
+            {fetching && !data ? <Loading what="your session" height={160} /> : null}
+            {error && !data && !anonymous ? (
+              <Failed page failure={failureOf(error)} what="this page" retry={reload} />
+            ) : null}
+            {signedIn ? children : null}
+          </Shell>
+        </LiveBoundary>
+      </CrumbsProvider>
+    </Shortcuts>
+  );
+}
+
+function Shell(props: {
+  signedIn: boolean;
+  organization: string | undefined;
+  account: ReactNode;
+  children: ReactNode;
+}) {
+  const { signedIn, organization, account, children } = props;
+  const overlays = useOverlays();
+  return (
+    <>
+      <a href="#content" className="skip-link">
         Skip to content
       </a>
-      <header className="sticky top-0 z-20 border-b border-line bg-bg">
-        <div className="mx-auto flex h-11 max-w-[1680px] items-center gap-4 px-4">
-          <Link
-            href="/runs"
-            className="flex items-center gap-2 font-semibold tracking-[-0.01em]"
-            aria-label="Muster, all runs"
-          >
-            <Mark />
-            <span className="hidden sm:inline">Muster</span>
-          </Link>
-          <nav aria-label="Main" className="flex gap-1">
-            <NavLink href="/runs">Runs</NavLink>
-            <NavLink href="/verify">Verify</NavLink>
-            <NavLink href="/settings">Settings</NavLink>
-          </nav>
-          <div className="ml-auto flex items-center gap-1">
-            {data && !anonymous ? <ConnectionChip /> : null}
+      <Rail />
+      <div className="beside-rail">
+        <header className="sticky top-0 z-20 border-b border-line bg-bg">
+          <TopBar organization={organization} onSearch={overlays.openPalette}>
+            {signedIn ? <ConnectionChip /> : null}
             <ThemeSwitch />
-            {viewer && !anonymous ? <Account viewer={viewer} /> : null}
-          </div>
-        </div>
-        {data && !anonymous ? <ConnectionBanner /> : null}
-      </header>
-      <main id="content" className="mx-auto max-w-[1680px] px-4 pt-4 pb-16">
-        {fetching && !data ? <Loading what="your session" height={160} /> : null}
-        {error && !data && !anonymous ? (
-          <Failed page failure={failureOf(error)} what="this page" retry={reload} />
-        ) : null}
-        {data && !anonymous ? children : null}
-      </main>
-    </LiveBoundary>
+            {account}
+          </TopBar>
+          {signedIn ? <ConnectionBanner /> : null}
+        </header>
+        <main id="content" tabIndex={-1} className="max-w-[1680px] px-4 pt-4 pb-16 outline-none">
+          {children}
+        </main>
+      </div>
+      <Overlays state={overlays} />
+      <Toasts />
+    </>
   );
 }
 
 function LiveBoundary({ signedIn, url, children }: { signedIn: boolean; url: string; children: ReactNode }) {
   return signedIn ? <LiveProvider url={url}>{children}</LiveProvider> : children;
-}
-
-function NavLink({ href, children }: { href: string; children: ReactNode }) {
-  const active = usePathname().startsWith(href);
-  return (
-    <Link
-      href={href}
-      aria-current={active ? "page" : undefined}
-      className={`rounded-control px-2 py-1 hover:bg-raised ${active ? "font-medium text-fg" : "text-muted"}`}
-    >
-      {children}
-    </Link>
-  );
-}
-
-/** Three columns that rise in step: many machines, one direction. */
-export function Mark() {
-  return (
-    <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" fill="currentColor">
-      <path d="M1 9.5h3V15H1zM6.5 5.5h3V15h-3zM12 1.5h3V15h-3z" />
-    </svg>
-  );
 }

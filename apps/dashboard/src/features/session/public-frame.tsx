@@ -1,7 +1,7 @@
 import Link from "next/link";
 import type { ReactNode } from "react";
 import { ThemeSwitch } from "../../ui/theme.tsx";
-import { Mark } from "./frame.tsx";
+import { Mark } from "./mark.tsx";
 
 /** The frame of a page that anyone may open: nothing in it asks who is there. */
 export function PublicFrame({ children }: { children: ReactNode }) {

@@ -6,7 +6,7 @@ import { Button } from "../../ui/button.tsx";
 import { ThemeSwitch } from "../../ui/theme.tsx";
 import { useApiAddress } from "./api-provider.tsx";
 import { linkRefused, requestLink, safeNext, signInWithToken } from "./auth.ts";
-import { Mark } from "./frame.tsx";
+import { Mark } from "./mark.tsx";
 
 type Progress =
   | { kind: "idle" }

@@ -133,4 +133,6 @@ const meanings: Readonly<Record<string, string>> = {
   "rollout:read": "read rollouts, token by token",
   "ledger:read": "see budgets and payments",
   "upload:create": "upload weights",
+  "alert:manage": "make and change alert rules",
+  "webhook:manage": "make webhooks and rotate their secrets",
 };

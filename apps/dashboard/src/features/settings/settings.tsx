@@ -3,6 +3,7 @@
 import { failureOf } from "../../graphql/failure.ts";
 import { graphql } from "../../graphql/graphql.ts";
 import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
+import { useCrumbs } from "../../ui/crumbs.tsx";
 import { Empty, Failed, Loading, Partial } from "../../ui/states.tsx";
 import { ApiKeys, ApiKeysFragment } from "./api-keys.tsx";
 
@@ -29,6 +30,7 @@ const SettingsQuery = graphql(
 export function Settings() {
   const [{ data, error, fetching }, reload] = useSteadyQuery({ query: SettingsQuery });
   const { organizations = [], scopes = [] } = data?.me ?? {};
+  useCrumbs([{ label: "Settings" }]);
   return (
     <>
       <h1 className="mb-3 text-title font-semibold">Settings</h1>

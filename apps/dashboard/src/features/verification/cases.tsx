@@ -1,18 +1,18 @@
 "use client";
 
-import Link from "next/link";
-import { parseAsString, parseAsStringLiteral, useQueryStates } from "nuqs";
-import { graphql } from "../../graphql/graphql.ts";
-import { useSteadyQuery } from "../../graphql/use-steady-query.ts";
+import { useMemo } from "react";
+import { graphql, type ResultOf } from "../../graphql/graphql.ts";
 import { useNudge } from "../../live/use-event-stream.ts";
 import { Button } from "../../ui/button.tsx";
+import type { DataColumn, Facet } from "../../ui/data-table/columns.ts";
+import { DataTable } from "../../ui/data-table/data-table.tsx";
+import { useKeyset } from "../../ui/data-table/use-keyset.ts";
 import { shortId } from "../../ui/format.ts";
-import { Section } from "../../ui/section.tsx";
-import { Select } from "../../ui/select.tsx";
-import { Empty, QueryState } from "../../ui/states.tsx";
-import { Cell, Head, Pages, Row, Table } from "../../ui/table.tsx";
+import { Panel } from "../../ui/page.tsx";
+import { Empty } from "../../ui/states.tsx";
 import { Age } from "../../ui/time.tsx";
 import { UntrustedText } from "../../ui/untrusted-text.tsx";
+import { useFacet } from "../../ui/view-state.ts";
 import { CaseStateWord, ConfirmedWord, caseStates, caseStateWord } from "./case-state.tsx";
 
 const CasesQuery = graphql(`
@@ -45,116 +45,149 @@ const CasesQuery = graphql(`
   }
 `);
 
+type Case = NonNullable<ResultOf<typeof CasesQuery>["run"]>["cases"]["edges"][number]["node"];
+
+const columns: readonly DataColumn<Case>[] = [
+  {
+    id: "case",
+    head: "Case",
+    width: 104,
+    cell: (each) => <span className="font-mono">{shortId(each.id)}</span>,
+    text: (each) => each.id,
+  },
+  {
+    id: "state",
+    head: "State",
+    width: 104,
+    cell: (each) => <CaseStateWord state={each.state} />,
+    text: (each) => caseStateWord(each.state),
+  },
+  {
+    id: "accused",
+    head: "Accused",
+    width: 144,
+    cell: (each) => (
+      <span title={each.node.id}>
+        <UntrustedText line text={each.node.name} />
+      </span>
+    ),
+    text: (each) => each.node.name,
+    narrow: "second",
+  },
+  {
+    id: "reason",
+    head: "Reason",
+    width: 260,
+    grow: true,
+    cell: (each) => (
+      <span className="text-muted" title={each.reason}>
+        {each.reason}
+      </span>
+    ),
+    text: (each) => each.reason,
+    narrow: "none",
+  },
+  {
+    id: "again",
+    head: "Measured again",
+    help: "What one of the organizer's own validators found.",
+    width: 132,
+    cell: (each) => <ConfirmedWord confirmed={each.confirmed} />,
+    text: (each) => (each.confirmed === null ? "" : each.confirmed ? "found the same" : "found otherwise"),
+    narrow: "second",
+  },
+  {
+    id: "objection",
+    head: "Objection",
+    width: 148,
+    cell: (each) => (
+      <span className="text-muted">
+        {each.disputedAt ? (
+          <Age at={each.disputedAt} />
+        ) : each.state === "OPEN" ? (
+          <>
+            possible until <Age at={each.openUntil} />
+          </>
+        ) : (
+          "none"
+        )}
+      </span>
+    ),
+    text: (each) => each.disputedAt ?? "",
+  },
+  {
+    id: "opened",
+    head: "Opened",
+    width: 92,
+    cell: (each) => (
+      <span className="text-muted">
+        <Age at={each.openedAt} />
+      </span>
+    ),
+    text: (each) => each.openedAt,
+  },
+  {
+    id: "decided",
+    head: "Decided",
+    width: 92,
+    cell: (each) => (
+      <span className="text-muted">{each.decidedAt ? <Age at={each.decidedAt} /> : "not yet"}</span>
+    ),
+    text: (each) => each.decidedAt ?? "",
+  },
+];
+
 /** Rejected groups and whether the rejection stands, newest first. */
 export function Cases({ runId, touched }: { runId: string; touched: number }) {
-  const [{ cases: state, casesAfter: after }, setUrl] = useQueryStates(
-    { cases: parseAsStringLiteral(caseStates), casesAfter: parseAsString },
-    { history: "push" },
-  );
-  const [{ data, error, fetching }, retry] = useSteadyQuery({
+  const [[state], setStates] = useFacet("case", caseStates);
+  const { rows, query, old, page, retry } = useKeyset({
     query: CasesQuery,
-    variables: { id: runId, after, state },
+    variables: { id: runId, state: state ?? null },
+    connection: (data) => data.run?.cases,
   });
   useNudge(touched, retry, 3000);
-  const found = data?.run?.cases;
-  const rows = found?.edges.map((edge) => edge.node) ?? [];
+  const facets = useMemo(
+    (): Facet[] => [
+      {
+        field: "case",
+        label: "State",
+        single: true,
+        options: caseStates.map((value) => ({ value, label: caseStateWord(value) })),
+        value: state === undefined ? [] : [state],
+        onChange: setStates,
+      },
+    ],
+    [state, setStates],
+  );
   return (
-    <Section
+    <Panel
       title="Cases"
       note="Each rejected group has one. It is measured again by one of the organizer’s own validators, and the accused may object."
-      actions={
-        <Select
-          label="State"
-          value={state ?? "all"}
-          options={[
-            { value: "all", label: "All" },
-            ...caseStates.map((value) => ({ value, label: caseStateWord(value) })),
-          ]}
-          onChange={(value) =>
-            void setUrl({ cases: caseStates.find((known) => known === value) ?? null, casesAfter: null })
-          }
-        />
-      }
     >
-      <QueryState query={{ data, error, fetching }} retry={retry} what="the cases" rows={4} />
-      {found && rows.length === 0 ? (
-        <Empty
-          title={state || after ? "No case matches" : "No group was rejected"}
-          action={
-            state || after ? (
-              <Button onClick={() => void setUrl({ cases: null, casesAfter: null })}>Show all cases</Button>
-            ) : undefined
-          }
-        >
-          {state ? "No case is in this state." : "A case appears here when a check fails."}
-        </Empty>
-      ) : null}
-      {rows.length > 0 ? (
-        <Table
-          label="Cases"
-          head={
-            <>
-              <Head>State</Head>
-              <Head>Case</Head>
-              <Head>Accused</Head>
-              <Head>Reason</Head>
-              <Head>Measured again</Head>
-              <Head>Objection</Head>
-              <Head>Opened</Head>
-              <Head>Decided</Head>
-            </>
-          }
-        >
-          {rows.map((each) => (
-            <Row key={each.id}>
-              <Cell>
-                <CaseStateWord state={each.state} />
-              </Cell>
-              <Cell className="whitespace-nowrap">
-                <Link
-                  className="font-mono hover:underline"
-                  href={`/runs/${runId}/cases/${each.id}`}
-                  title={each.id}
-                >
-                  <span className="sr-only">Case </span>
-                  {shortId(each.id)}
-                </Link>
-              </Cell>
-              <Cell className="max-w-40" title={each.node.id}>
-                <UntrustedText line text={each.node.name} />
-              </Cell>
-              <Cell className="max-w-md min-w-48 text-muted" title={each.reason}>
-                <span className="block truncate">{each.reason}</span>
-              </Cell>
-              <Cell>
-                <ConfirmedWord confirmed={each.confirmed} />
-              </Cell>
-              <Cell className="whitespace-nowrap text-muted">
-                {each.disputedAt ? (
-                  <Age at={each.disputedAt} />
-                ) : each.state === "OPEN" ? (
-                  <>
-                    possible until <Age at={each.openUntil} />
-                  </>
-                ) : (
-                  "none"
-                )}
-              </Cell>
-              <Cell className="whitespace-nowrap text-muted">
-                <Age at={each.openedAt} />
-              </Cell>
-              <Cell className="whitespace-nowrap text-muted">
-                {each.decidedAt ? <Age at={each.decidedAt} /> : "not yet"}
-              </Cell>
-            </Row>
-          ))}
-        </Table>
-      ) : null}
-      <Pages
-        after={after}
-        next={found?.pageInfo.hasNextPage ? found.pageInfo.endCursor : null}
-        onChange={(cursor) => void setUrl({ casesAfter: cursor })}
+      <DataTable<Case>
+        label="Cases"
+        prefix="cases"
+        columns={columns}
+        rows={rows}
+        getRowId={(each) => each.id}
+        href={(each) => `/runs/${runId}/cases/${each.id}`}
+        linkLabel={(each) => `Case ${shortId(each.id)}`}
+        query={query}
+        retry={retry}
+        old={old}
+        page={page}
+        facets={facets}
+        height={420}
+        skeleton={4}
+        empty={
+          <Empty
+            title={state ? "No case matches" : "No group was rejected"}
+            action={state ? <Button onClick={() => setStates([])}>Show all cases</Button> : undefined}
+          >
+            {state ? "No case is in this state." : "A case appears here when a check fails."}
+          </Empty>
+        }
       />
-    </Section>
+    </Panel>
   );
 }

@@ -1,5 +1,5 @@
+import { Cell, Head, Row, Table } from "../table.tsx";
 import { type Column, tableRows } from "./chart-data.ts";
-import { Cell, Head, Row, Table } from "./table.tsx";
 
 /** What a chart draws, as numbers: at most 500 rows, the newest first. */
 export function ChartTable(props: {
