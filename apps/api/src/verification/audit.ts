@@ -147,7 +147,8 @@ export function revealedKey(services: Services, epoch: AuditEpoch): string | nul
   return epoch.revealedAt === null ? null : Buffer.from(epochKey(services, epoch)).toString("hex");
 }
 
-async function insertEpoch(
+/** Opens an epoch of 24 hours with a key of its own, unless the run has one of this number. */
+export async function insertEpoch(
   services: Services,
   tx: Tx,
   run: { id: string; organizationId: string },
