@@ -4,10 +4,13 @@ import type { JsonValue } from "@muster/protocol";
 export type Bench = {
   /** Names of the whole numbers it takes, each with what it is when left out. */
   options?: Readonly<Record<string, number>>;
+  /** Names of what it is told by being there or not. */
+  flags?: readonly string[];
   /** Measures, tells people with `say`, and answers the figures of `--json`. */
   run(
     say: (line: string) => void,
     options: Readonly<Record<string, number>>,
+    flags: ReadonlySet<string>,
   ): Promise<Record<string, JsonValue>>;
 };
 

@@ -1,6 +1,6 @@
 import { ProofError } from "./error.ts";
 import { evaluate } from "./field.ts";
-import { Marks, residues } from "./modulus.ts";
+import { Marks } from "./modulus.ts";
 import type { Proof } from "./proof.ts";
 
 /** Residues a proof is probed at, when the modulus leaves that many outside the top-k. */
@@ -33,9 +33,9 @@ export function countDecoys(
     );
   }
   const { lowest, highest } = exponentRange(values);
-  const xs = decoyResidues(residues(indices, proof.modulus), proof.modulus, draw);
+  const xs = decoyResidues(indices, proof.modulus, draw);
   let hits = 0;
-  const patterns = evaluate(proof.high, xs);
+  const patterns = evaluate(proof.high, xs, memory.patterns.subarray(0, xs.length));
   for (let i = 0; i < patterns.length; i++) {
     const exponent = (patterns[i]! >>> 7) & 0xff;
     if (exponent >= lowest && exponent <= highest) hits++;
@@ -58,11 +58,12 @@ function exponentRange(values: Float32Array): { lowest: number; highest: number 
 // One residue of 128 left to find takes m ≤ 256 draws in the mean; a million without it means the stream stands still.
 const MAX_DRAWS = 1_000_000;
 
-function decoyResidues(topK: Uint16Array, modulus: number, draw: (i: number) => number): Uint16Array {
+/** Valid until the next call. */
+function decoyResidues(indices: Uint32Array, modulus: number, draw: (i: number) => number): Uint16Array {
   const taken = new Marks();
   let distinct = 0;
-  for (let i = 0; i < topK.length; i++) if (taken.add(topK[i]!)) distinct++;
-  const xs = new Uint16Array(Math.min(DECOYS, modulus - distinct));
+  for (let i = 0; i < indices.length; i++) if (taken.add(indices[i]! % modulus)) distinct++;
+  const xs = memory.xs.subarray(0, Math.min(DECOYS, modulus - distinct));
   let found = 0;
   for (let i = 0; found < xs.length; i++) {
     if (i === MAX_DRAWS)
@@ -73,3 +74,6 @@ function decoyResidues(topK: Uint16Array, modulus: number, draw: (i: number) => 
   }
   return xs;
 }
+
+// Arrays of 128 take longer to get than to fill.
+const memory = { xs: new Uint16Array(DECOYS), patterns: new Uint16Array(DECOYS) };

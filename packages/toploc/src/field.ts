@@ -38,8 +38,12 @@ export function interpolate(xs: Uint16Array, ys: Uint16Array): Uint16Array {
   return Uint16Array.from(coefficients);
 }
 
-/** The polynomial's value at each x. */
-export function evaluate(coefficients: Uint16Array, xs: Uint16Array): Uint16Array {
+/** The polynomial's value at each x, in `values`. */
+export function evaluate(
+  coefficients: Uint16Array,
+  xs: Uint16Array,
+  values: Uint16Array = new Uint16Array(xs.length),
+): Uint16Array {
   // Horner by fours at four points at once: chains that do not wait for each other, and each coefficient is loaded once for all. Four
   // terms stay below 2^35 and times a power below 2^51, so only every second step is reduced.
   const terms = Math.ceil(coefficients.length / 8) * 8;
@@ -48,7 +52,6 @@ export function evaluate(coefficients: Uint16Array, xs: Uint16Array): Uint16Arra
   c.set(coefficients);
   c.fill(0, coefficients.length, terms);
   const points = xs.length;
-  const values = new Uint16Array(points);
   for (let i = 0; i < points; i += 4) {
     const p1 = xs[i]!;
     const p2 = reduce(p1 * p1);

@@ -69,19 +69,26 @@ export function decodeProof(bytes: Uint8Array, expected: { k: number; form: Proo
   if (modulus < 1 || modulus > PRIME) {
     throw new ProofError("MODULUS", `The proof's modulus is ${modulus}; it must be within 1…${PRIME}.`);
   }
-  const high = readCoefficients(bytes, 2, k);
-  if (form === "bf16") return { form, modulus, high };
-  return { form, modulus, high, low: readCoefficients(bytes, 2 + 2 * k, k) };
+  const coefficients = readCoefficients(bytes, k);
+  if (form === "bf16") return { form, modulus, high: coefficients };
+  return { form, modulus, high: coefficients.subarray(0, k), low: coefficients.subarray(k) };
 }
 
-function readCoefficients(bytes: Uint8Array, offset: number, k: number): Uint16Array {
-  const coefficients = new Uint16Array(k);
-  for (let i = 0; i < k; i++) {
-    const value = (bytes[offset + 2 * i]! << 8) | bytes[offset + 2 * i + 1]!;
-    if (value >= PRIME) {
-      throw new ProofError("COEFFICIENT", `Coefficient ${i} is ${value}; it must be below ${PRIME}.`);
-    }
+/** All coefficients of a proof, `k` a polynomial. */
+function readCoefficients(bytes: Uint8Array, k: number): Uint16Array {
+  const coefficients = new Uint16Array((bytes.length - 2) / 2);
+  let largest = 0;
+  for (let i = 0; i < coefficients.length; i++) {
+    const value = (bytes[2 * i + 2]! << 8) | bytes[2 * i + 3]!;
+    if (value > largest) largest = value;
     coefficients[i] = value;
+  }
+  if (largest >= PRIME) {
+    const i = coefficients.findIndex((value) => value >= PRIME);
+    throw new ProofError(
+      "COEFFICIENT",
+      `Coefficient ${i % k} is ${coefficients[i]}; it must be below ${PRIME}.`,
+    );
   }
   return coefficients;
 }

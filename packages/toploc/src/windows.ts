@@ -11,10 +11,11 @@ export function windowCount(rows: number): number {
 
 /** The windows of `rows` output positions: 32 consecutive rows each, the last may be shorter. */
 export function windowsOf(rows: number): WindowRange[] {
-  return Array.from({ length: windowCount(rows) }, (_, i) => ({
-    start: i * WINDOW_ROWS,
-    end: Math.min(rows, (i + 1) * WINDOW_ROWS),
-  }));
+  const windows: WindowRange[] = [];
+  for (let start = 0; start < rows; start += WINDOW_ROWS) {
+    windows.push({ start, end: Math.min(rows, start + WINDOW_ROWS) });
+  }
+  return windows;
 }
 
 /** Points in the proof of a window: min(`topK`, rows × hidden). */

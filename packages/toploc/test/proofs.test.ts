@@ -170,9 +170,21 @@ describe("the top-k", () => {
     expect([...selectTopK(window, 5)]).toEqual([3, 5, 1, 4, 0]);
   });
 
-  test("is the same for a rising, a falling and a long window as by sorting", () => {
+  test("is the same for a rising, a falling, a crowded and a long window, and one with an outlier, as by sorting", () => {
     const long = gaussian(32 * 512, 3);
-    for (const window of [long, long.slice().sort(), long.slice().sort().reverse()]) {
+    const short = gaussian(450, 5);
+    const crowded = short.map((value) => 1 + Math.round(20 * value) * 2 ** -23);
+    const outlier = short.with(7, -1e20);
+    const spread = short.map((value, i) => value * 10 ** (i % 40));
+    for (const window of [
+      long,
+      long.slice().sort(),
+      long.slice().sort().reverse(),
+      short,
+      crowded,
+      outlier,
+      spread,
+    ]) {
       const sorted = [...window.keys()].sort((a, b) => Math.abs(window[b]!) - Math.abs(window[a]!) || a - b);
       expect([...selectTopK(window, 128)]).toEqual(sorted.slice(0, 128));
     }

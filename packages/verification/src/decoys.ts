@@ -1,4 +1,4 @@
-import { philox4x32 } from "@muster/protocol";
+import { type PhiloxKey, philoxInto } from "@muster/protocol";
 import { countDecoys, DECOYS } from "@muster/toploc";
 import type { Check } from "./check.ts";
 
@@ -14,9 +14,7 @@ export const decoys: Check = {
     let windows = 0;
     let failed = 0;
     let worst = { hits: 0, drawn: DECOYS, rollout: 0, window: 0 };
-    // Every window of the group is probed by the same stream, so it is computed once.
-    const stream: number[] = [];
-    const draw = (i: number) => (stream[i] ??= philox4x32([i, 0, 0, 0], evidence.decoyKey)[0]);
+    const draw = streamOf(evidence.decoyKey);
     for (const { rollout, window, proof, indices, values } of evidence.windows) {
       const { drawn, hits } = countDecoys(proof, indices, values, draw);
       windows++;
@@ -44,3 +42,22 @@ export const decoys: Check = {
     };
   },
 };
+
+/** The first word of each Philox block. Every window of a group is probed by the same stream, so it is computed once. */
+function streamOf(key: PhiloxKey): (i: number) => number {
+  const lanes = new Uint32Array(4);
+  let stream = new Uint32Array(2 * DECOYS);
+  let known = 0;
+  return (i) => {
+    for (; known <= i; known++) {
+      if (known === stream.length) {
+        const longer = new Uint32Array(2 * known);
+        longer.set(stream);
+        stream = longer;
+      }
+      philoxInto(lanes, known, 0, 0, 0, key[0], key[1]);
+      stream[known] = lanes[0]!;
+    }
+    return stream[i]!;
+  };
+}

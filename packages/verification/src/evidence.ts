@@ -41,20 +41,27 @@ export type WindowPair = {
   values: Float32Array;
 };
 
-/** Pairs the windows of a group. Needs sound form and measurement: a proof that does not parse throws here. */
+/**
+ * Pairs the windows of a group. Needs sound form and measurement: a proof that does not parse throws here.
+ * @param parsed the proofs of each rollout, when whoever calls has parsed them.
+ */
 export function pairWindows(
   spec: RunSpec,
   rollouts: readonly PackedRollout[],
   measurement: readonly MeasuredRollout[],
+  parsed?: readonly (readonly Proof[])[],
 ): WindowPair[] {
   const { form, topK } = spec.verification;
   const hidden = spec.model.hiddenSize;
-  return measurement.flatMap((measured, rollout) => {
+  const pairs: WindowPair[] = [];
+  for (const [rollout, measured] of measurement.entries()) {
     const { tokens, proofs } = rollouts[rollout]!;
-    return windowsOf(tokens.length).map(({ start, end }, window) => {
+    for (const [window, { start, end }] of windowsOf(tokens.length).entries()) {
       const k = pointCount(end - start, hidden, topK);
-      const proof = decodeProof(proofs[window]!, { k, form });
-      return { rollout, window, size: (end - start) * hidden, proof, ...measured.windows[window]! };
-    });
-  });
+      const proof = parsed?.[rollout]?.[window] ?? decodeProof(proofs[window]!, { k, form });
+      const { indices, values } = measured.windows[window]!;
+      pairs.push({ rollout, window, size: (end - start) * hidden, proof, indices, values });
+    }
+  }
+  return pairs;
 }

@@ -5,7 +5,15 @@ import {
   type RunSpec,
   type Tokenizer,
 } from "@muster/protocol";
-import { decodeProof, PRIME, ProofError, pointCount, windowCount, windowsOf } from "@muster/toploc";
+import {
+  decodeProof,
+  PRIME,
+  type Proof,
+  ProofError,
+  pointCount,
+  windowCount,
+  windowsOf,
+} from "@muster/toploc";
 import type { CheckDescription, CheckResult } from "./check.ts";
 
 /** Is this an answer to what was asked? Decided at intake, without a model. */
@@ -37,12 +45,13 @@ export function checkForm(input: { spec: RunSpec; task: PackTask; pack: RolloutP
   );
 }
 
-/** The same rules for one group cut out of a pack. */
+/** The same rules for one group cut out of a pack. `proofs`: those of each rollout, parsed; complete when the form is sound. */
 export function checkGroupForm(
   spec: RunSpec,
   promptTokens: readonly ArrayLike<number>[],
   rollouts: readonly PackedRollout[],
-): CheckResult {
+): { result: CheckResult; proofs: Proof[][] } {
+  const proofs: Proof[][] = [];
   const { groupSize } = spec.generation;
   const first = rollouts[0]?.index ?? 0;
   const fault =
@@ -50,8 +59,8 @@ export function checkGroupForm(
       ? `The group has ${rollouts.length} rollouts; ${groupSize} were asked for.`
       : first % groupSize !== 0
         ? `The first rollout has index ${first}, which does not begin a group of ${groupSize}.`
-        : rolloutsFault(spec, promptTokens, rollouts, first);
-  return result(fault, rollouts);
+        : rolloutsFault(spec, promptTokens, rollouts, first, proofs);
+  return { result: result(fault, rollouts), proofs };
 }
 
 function result(fault: string | undefined, rollouts: readonly PackedRollout[]): CheckResult {
@@ -87,6 +96,7 @@ function rolloutsFault(
   promptTokens: readonly ArrayLike<number>[],
   rollouts: readonly PackedRollout[],
   firstIndex: number,
+  parsed?: Proof[][],
 ): string | undefined {
   if (rollouts.length !== promptTokens.length) {
     return `There are ${rollouts.length} rollouts; ${promptTokens.length} were asked for.`;
@@ -95,7 +105,7 @@ function rolloutsFault(
   for (const [i, rollout] of rollouts.entries()) {
     const fault =
       rollout.index === firstIndex + i
-        ? (tokensFault(spec, tokenizer, promptTokens[i]!, rollout) ?? proofsFault(spec, rollout))
+        ? (tokensFault(spec, tokenizer, promptTokens[i]!, rollout) ?? proofsFault(spec, rollout, parsed))
         : `its index is ${rollout.index}; ${firstIndex + i} stands in this place.`;
     if (fault !== undefined) return `Rollout ${firstIndex + i}: ${fault}`;
   }
@@ -135,27 +145,35 @@ function tokensFault(
   return undefined;
 }
 
-function proofsFault(spec: RunSpec, { tokens, proofs }: PackedRollout): string | undefined {
+function proofsFault(
+  spec: RunSpec,
+  { tokens, proofs }: PackedRollout,
+  parsed: Proof[][] | undefined,
+): string | undefined {
   const { form: proofForm, topK } = spec.verification;
   const hidden = spec.model.hiddenSize;
   if (proofs.length !== windowCount(tokens.length)) {
     return `it has ${proofs.length} proofs; ${tokens.length} tokens take ${windowCount(tokens.length)}.`;
   }
+  const own: Proof[] = [];
   for (const [window, { start, end }] of windowsOf(tokens.length).entries()) {
     const size = (end - start) * hidden;
     const k = pointCount(end - start, hidden, topK);
     try {
-      const { modulus } = decodeProof(proofs[window]!, { k, form: proofForm });
+      const proof = decodeProof(proofs[window]!, { k, form: proofForm });
+      const { modulus } = proof;
       // Indices below 65497 are apart at 65497, and no smaller modulus is the largest. A smaller one would also shrink the room
       // that decoys are drawn from, to nothing at m = 1.
       if (size <= PRIME && modulus !== PRIME) {
         return `proof ${window} has modulus ${modulus}; a window of ${size} values has ${PRIME}.`;
       }
       if (modulus < k) return `proof ${window} has modulus ${modulus}, which cannot keep ${k} indices apart.`;
+      own.push(proof);
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
       return `proof ${window} is malformed. ${error.message}`;
     }
   }
+  parsed?.push(own);
   return undefined;
 }

@@ -14,8 +14,8 @@ export const logProbabilities: Check = {
     let worst = { difference: 0, rollout: 0, position: 0 };
     for (const [rollout, { logprobs }] of evidence.measurement.entries()) {
       const claimed = evidence.rollouts[rollout]!.logprobs;
-      for (const [position, measured] of logprobs.entries()) {
-        const difference = Math.abs(claimed[position]! - measured);
+      for (let position = 0; position < logprobs.length; position++) {
+        const difference = Math.abs(claimed[position]! - logprobs[position]!);
         tokens++;
         if (difference > limit) failed++;
         if (difference > worst.difference) worst = { difference, rollout, position };

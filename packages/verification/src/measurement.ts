@@ -85,12 +85,13 @@ function windowsFault(spec: RunSpec, measured: MeasuredRollout, rows: number): s
     if (indices.length !== k || values.length !== k) {
       return `window ${w} has ${indices.length} indices and ${values.length} values; it takes ${k}.`;
     }
-    const seen = new Uint8Array(size);
+    const marks = marksFor(size);
     for (let i = 0; i < k; i++) {
       const index = indices[i]!;
       if (index >= size) return `window ${w} has an index outside its ${size} values.`;
-      if (seen[index] === 1) return `window ${w} has an index twice.`;
-      seen[index] = 1;
+      const mark = 1 << (index & 31);
+      if ((marks[index >>> 5]! & mark) !== 0) return `window ${w} has an index twice.`;
+      marks[index >>> 5]! |= mark;
     }
     if (!everyFinite(values)) return `window ${w} has a value that is no number.`;
     if (form === "bf16" && bitsOf(values).some((bits) => (bits & 0xffff) !== 0)) {
@@ -99,6 +100,15 @@ function windowsFault(spec: RunSpec, measured: MeasuredRollout, rows: number): s
   }
   return undefined;
 }
+
+/** No mark for any of `size` values. The memory is shared with the call before. */
+function marksFor(size: number): Int32Array {
+  const words = Math.ceil(size / 32);
+  if (marks.length < words) marks = new Int32Array(words);
+  return marks.fill(0, 0, words);
+}
+
+let marks = new Int32Array(64);
 
 // A loop and not `every`, whose calls take longer than the rest of a window's checks together.
 function everyFinite(values: Float32Array): boolean {

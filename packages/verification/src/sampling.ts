@@ -15,7 +15,8 @@ export const sampling: Check = {
     let failed = 0;
     let worst = { margin: 0, rollout: 0, position: 0 };
     for (const [rollout, { margins }] of evidence.measurement.entries()) {
-      for (const [position, margin] of margins.entries()) {
+      for (let position = 0; position < margins.length; position++) {
+        const margin = margins[position]!;
         tokens++;
         if (margin > 0) different++;
         if (margin > limit) failed++;

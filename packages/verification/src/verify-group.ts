@@ -42,7 +42,7 @@ export function verifyGroup(input: GroupInput): GroupDecision {
       `The task has ${task.keys.length} keys and ${task.promptTokens.length} prompts; give one of each for a rollout.`,
     );
   }
-  const form = checkGroupForm(spec, task.promptTokens, rollouts);
+  const { result: form, proofs } = checkGroupForm(spec, task.promptTokens, rollouts);
   const planned: readonly Check[] = task.example === undefined ? measuredChecks : [...measuredChecks, reward];
   if (form.verdict !== "PASS") {
     return decision(
@@ -53,7 +53,7 @@ export function verifyGroup(input: GroupInput): GroupDecision {
   const fault = measurement === null ? undefined : measurementFault(spec, task, rollouts, measurement);
   const usable = fault === undefined ? measurement : null;
   const measured = usable?.rollouts ?? [];
-  const windows = pairWindows(spec, rollouts, measured);
+  const windows = pairWindows(spec, rollouts, measured, proofs);
   const evidence: Evidence = { spec, task, rollouts, measurement: measured, windows, decoyKey };
   const unmeasured =
     fault === undefined ? "there is no measurement." : `the measurement is malformed. ${fault}`;
