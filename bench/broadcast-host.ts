@@ -17,8 +17,8 @@ import {
 /** What a host is. */
 export type Role =
   | { kind: "origin"; dir: string }
-  | { kind: "relay"; dir: string; origin: string; connections?: number }
-  | { kind: "receiver"; origin: string; connections?: number };
+  | { kind: "relay"; dir: string; origin: string }
+  | { kind: "receiver"; origin: string };
 /** What it is told to have. */
 export type Order = {
   run: string;
@@ -103,7 +103,6 @@ async function beRelay(role: Extract<Role, { kind: "relay" }>): Promise<void> {
     port: PORT,
     host: "0.0.0.0",
     origin: { url: role.origin },
-    ...(role.connections === undefined ? {} : { connections: role.connections }),
     onEvent(event) {
       if (event.type === "held") tell({ doneAt: clock(), ...bytesOf(relay.metrics()) });
       else tell({ fault: JSON.stringify(event) });
@@ -142,7 +141,7 @@ function beReceiver(role: Extract<Role, { kind: "receiver" }>): void {
       },
       standings: new Map(),
       traffic,
-      connections: role.connections ?? 4,
+      connections: 4,
       stallMs: 10_000,
       onFault: (fault: Fault) => tell({ fault: JSON.stringify(fault) }),
     });

@@ -59,15 +59,14 @@ export async function storeCheckpoint(dir: string, size: number): Promise<Stored
 export const parentOf = (host: number, fanOut: number): number => Math.floor((host - 2) / fanOut) + 1;
 
 /**
- * Sends the checkpoint from host 1 to all the others: those with others below them are relays, and receivers as well.
- * @param connections shards that each fetches at once; what the programs do by themselves when left out.
+ * Sends the checkpoint from host 1 to all the others: those with others below them are relays, and receivers as well. Everything else
+ * (connections, limits, waits) is what the programs do by themselves.
  */
 export async function spreadByTree(input: {
   network: Network;
   stored: Stored;
   dir: string;
   fanOut: number;
-  connections?: number;
 }): Promise<TreeSpread> {
   const { network, stored, dir, fanOut } = input;
   const coordinator = generateKeyPairSync("ed25519");
@@ -75,13 +74,12 @@ export async function spreadByTree(input: {
   const receivers = hosts.slice(1);
   const inner = new Set(receivers.map((host) => parentOf(host, fanOut)));
   const url = (host: number) => `http://${network.address(host)}:${PORT}`;
-  const connections = input.connections === undefined ? {} : { connections: input.connections };
   const roleOf = (host: number): Role => {
     if (host === 1) return { kind: "origin", dir: stored.dir };
     const origin = url(1);
     return inner.has(host)
-      ? { kind: "relay", dir: join(dir, `relay-${host}`), origin, ...connections }
-      : { kind: "receiver", origin, ...connections };
+      ? { kind: "relay", dir: join(dir, `relay-${host}`), origin }
+      : { kind: "receiver", origin };
   };
   const orderFor = (host: number): Order => {
     const parent = parentOf(host, fanOut);
