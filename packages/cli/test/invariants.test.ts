@@ -123,7 +123,10 @@ const moreViolations: [id: string, plant: string][] = [
   ["stakes-add-up", `UPDATE "LedgerTransaction" SET kind = 'PAY' WHERE key = 'forfeit:1'`],
   ["rejected-earn-nothing", `UPDATE "Group" SET state = 'INVALID' WHERE index = 4`],
   ["accepted-are-paid", `DELETE FROM "LedgerTransaction" WHERE key = 'hold:1'`],
-  ["relay-tree", `UPDATE "Relay" SET "parentId" = (SELECT id FROM "Relay" WHERE "parentId" IS NOT NULL) WHERE "parentId" IS NULL`],
+  [
+    "relay-tree",
+    `UPDATE "Relay" SET "parentId" = (SELECT id FROM "Relay" WHERE "parentId" IS NOT NULL) WHERE "parentId" IS NULL`,
+  ],
   ["relay-tree", `UPDATE "Relay" SET placed = false WHERE "parentId" IS NULL`],
   ["relay-tree", `UPDATE "Relay" SET "runId" = gen_random_uuid() WHERE "parentId" IS NULL`],
   ["relays-speak", `UPDATE "Relay" SET "lastSeenAt" = NULL`],
