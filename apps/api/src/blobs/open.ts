@@ -3,7 +3,6 @@ import type { Logger } from "pino";
 import { isLoopback } from "../auth/auth.ts";
 import type { Config } from "../config.ts";
 import { createFileStore } from "./files.ts";
-import { createS3Store } from "./s3.ts";
 import type { BlobStore } from "./store.ts";
 
 /** The store that the configuration names. @throws Error in one line what is wrong with it, and what to do */
@@ -19,6 +18,8 @@ export async function openBlobStore(config: Config, log: Logger): Promise<BlobSt
       { endpoint: publicEndpoint },
       "blobs are served by the coordinator: clients elsewhere cannot reach the S3 store, or not over TLS. Set S3_PUBLIC_ENDPOINT to an https URL of it, or S3_PRESIGN=0",
     );
+  // The library is large, and most installations keep their blobs in files.
+  const { createS3Store } = await import("./s3.ts");
   return await createS3Store({
     drafts: join(folder, "tmp"),
     endpoint,
