@@ -21,6 +21,7 @@ export {
   manifestHash,
   manifestSchema,
   maxDeltaChain,
+  maxShardBytes,
   parseManifest,
   shardsRoot,
   type UnsignedManifest,

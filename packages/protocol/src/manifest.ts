@@ -21,6 +21,9 @@ const tensorSchema = z.strictObject({
   size,
 });
 
+/** Bytes of the largest shard: a receiver holds one in memory for each of its connections. */
+export const maxShardBytes = 64 * 2 ** 20;
+
 const fileSchema = z.strictObject({
   name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/),
   /** Bytes. */
@@ -28,7 +31,7 @@ const fileSchema = z.strictObject({
   sha256: sha256Hex,
   /** The file cut into consecutive pieces, in order; a small file is one shard. */
   shards: z
-    .array(z.strictObject({ index: z.int().min(0), size, sha256: sha256Hex }))
+    .array(z.strictObject({ index: z.int().min(0), size: size.max(maxShardBytes), sha256: sha256Hex }))
     .min(1)
     .max(100_000),
 });
@@ -151,11 +154,18 @@ function flawOf(manifest: Manifest): string | undefined {
   if (names.includes("model.safetensors.delta")) return "one of its files has the name of the delta";
   if (new Set(tensors.map(({ name }) => name)).size !== tensors.length)
     return "two of its tensors have the same name";
-  for (const file of delta === null ? files : [...files, delta.file]) {
+  const described = delta === null ? files : [...files, delta.file];
+  for (const file of described) {
     if (file.shards.some(({ index }, position) => index !== position))
       return `the shards of ${file.name} are not in order`;
     const total = file.shards.reduce((sum, shard) => sum + shard.size, 0);
     if (total !== file.size) return `the shards of ${file.name} add up to ${total} bytes, not ${file.size}`;
+  }
+  // One hash has one size. Otherwise whoever brings the right bytes would seem to lie.
+  const sizes = new Map<string, number>();
+  for (const shard of described.flatMap(({ shards }) => shards)) {
+    if ((sizes.get(shard.sha256) ?? shard.size) !== shard.size) return `shard ${shard.sha256} has two sizes`;
+    sizes.set(shard.sha256, shard.size);
   }
   const weights = files.find(({ name }) => name === "model.safetensors");
   if (weights === undefined) return "it has no model.safetensors";

@@ -9,6 +9,7 @@ import {
   manifestBytes,
   manifestHash,
   maxDeltaChain,
+  maxShardBytes,
   merkleRoot,
   newId,
   parseManifest,
@@ -18,7 +19,7 @@ import {
 } from "../src/index.ts";
 
 const { publicKey, privateKey } = generateKeyPairSync("ed25519");
-const shard = (index: number, size: number) => ({ index, size, sha256: hashHex(`${index}`) });
+const shard = (index: number, size: number) => ({ index, size, sha256: hashHex(`${index} of ${size}`) });
 const files: Manifest["files"] = [
   { name: "model.safetensors", size: 2632, sha256: hashHex("w"), shards: [shard(0, 2000), shard(1, 632)] },
   { name: "config.json", size: 5, sha256: hashHex("c"), shards: [shard(0, 5)] },
@@ -80,6 +81,11 @@ describe("a manifest is refused", () => {
     const renamed = [weights!, { ...config!, name }];
     return { files: renamed, root: shardsRoot({ files: renamed, delta }) };
   };
+  const refiled = (shards: (typeof files)[number]["shards"]) => {
+    const size = shards.reduce((sum, one) => sum + one.size, 0);
+    const recut = [{ ...weights!, size, shards }, config!];
+    return { files: recut, root: shardsRoot({ files: recut, delta }) };
+  };
   test.each<[string, Partial<Manifest>]>([
     ["when its parent is not older", { parent: 3 }],
     ["when a shard is missing", { files: [{ ...weights!, shards: [shard(0, 2000)] }, config!] }],
@@ -95,6 +101,8 @@ describe("a manifest is refused", () => {
     ["when a tensor ends after the file", { tensors: [norm!, { ...embedding!, offset: 329 }] }],
     ["when a file name leaves its folder", { files: [weights!, { ...config!, name: "../config.json" }] }],
     ["when a shard is another than its root was made of", { root: hashHex("x") }],
+    ["when a shard has two sizes", refiled([shard(0, 2000), { ...shard(0, 2000), index: 1, size: 632 }])],
+    ["when a shard is larger than anyone has to hold", refiled([shard(0, maxShardBytes + 1)])],
     ["when its delta is left out", { delta: null }],
     ["when its delta starts elsewhere than its parent", chained([{ ...two, version: 1 }])],
     ["when its delta has another size than its chain says", chained([{ ...two, bytes: 71 }, one])],

@@ -16,6 +16,7 @@ export type Candidate = {
 
 const ALPHA = 0.3;
 const HEAL = 0.01;
+const ABOUT_AS_GOOD = 2 / 3;
 // Below this the time is that of a round trip, not of the bytes.
 const LEAST_SAMPLE_BYTES = 64 * 1024;
 
@@ -50,7 +51,8 @@ export function countFailure(standings: Standings, id: string): void {
 /**
  * Weight of each candidate: bandwidth × success. A source that is not known counts as fast as the known ones on average, so that it is
  * tried, but with one connection at a time: it might never let go of them. One whose open connection brings less than a quarter of what
- * it used to counts as fast as that.
+ * it used to counts as fast as that. While one about as good is idle, a source counts divided by 1 + its open connections: the clients of
+ * one place spread over equal relays instead of queueing at whichever they drew.
  */
 export function weightsOf(standings: Standings, candidates: readonly Candidate[]): number[] {
   const speeds = candidates.map((candidate) => speedOf(standings, candidate));
@@ -60,7 +62,11 @@ export function weightsOf(standings: Standings, candidates: readonly Candidate[]
     const speed = speeds[i] ?? (open === 0 ? mean : 0);
     return speed * standingOf(standings, id).success;
   });
-  if (weights.some((weight) => weight > 0)) return weights;
+  const idle = Math.max(0, ...weights.filter((_, i) => candidates[i]?.open === 0));
+  if (weights.some((weight) => weight > 0))
+    return weights.map((weight, i) =>
+      idle >= weight * ABOUT_AS_GOOD ? weight / (1 + (candidates[i]?.open ?? 0)) : weight,
+    );
   // all of them are being tried, or bring nothing: the ones with the fewest connections
   const fewest = Math.min(...candidates.map(({ open }) => open));
   return candidates.map(({ id, open }) => (open === fewest ? standingOf(standings, id).success : 0));

@@ -44,6 +44,7 @@ export type HttpClient = {
 
 const READ_BYTES = 256 * 1024;
 const MOST_HEAD_BYTES = 32 * 1024;
+const MOST_INTERIM_HEADS = 16;
 /** Servers close idle connections, some after five seconds; one that has just been closed only costs another try. */
 const IDLE_MS = 20_000;
 
@@ -93,6 +94,8 @@ type Exchange = {
   reused: boolean;
   /** What has arrived of the head; undefined once it is complete. */
   head: Buffer | undefined;
+  /** Heads with a status below 200 that came before it. */
+  interim: number;
   /** Bytes of the body still to come; undefined: until the connection ends. */
   left: number | undefined;
   keep: boolean;
@@ -134,6 +137,7 @@ class Connection {
       chunked,
       reused: this.#used,
       head: Buffer.alloc(0),
+      interim: 0,
       left: undefined,
       keep: false,
     };
@@ -177,22 +181,9 @@ class Connection {
       return false;
     }
     if (exchange.head === undefined) return this.#takeBody(exchange, bytes);
-    const head = Buffer.concat([exchange.head, bytes]);
-    const end = head.indexOf("\r\n\r\n");
-    if (end < 0 && head.length <= MOST_HEAD_BYTES) {
-      exchange.head = head;
-      return true;
-    }
-    const parsed = end < 0 ? undefined : parseHead(head.subarray(0, end).toString("latin1"));
-    if (!parsed) {
-      this.#fail(new Error("It does not speak HTTP/1.1."));
-      return false;
-    }
-    const rest = head.subarray(end + 4);
-    if (parsed.status < 200) {
-      exchange.head = Buffer.alloc(0);
-      return rest.length === 0 || this.#take(rest);
-    }
+    const found = this.#takeHead(exchange, Buffer.concat([exchange.head, bytes]));
+    if (!found) return this.#exchange === exchange;
+    const { parsed, rest } = found;
     if (parsed.headers["transfer-encoding"] !== undefined) {
       // only for its body would it be worth asking again
       const refused = parsed.status >= 300;
@@ -210,6 +201,26 @@ class Connection {
     exchange.options.onHead(parsed);
     if (this.#exchange !== exchange) return false;
     return this.#takeBody(exchange, rest);
+  }
+
+  /** The final head in `bytes` and what follows it; undefined when it is not whole yet, or after a failure. */
+  #takeHead(exchange: Exchange, bytes: Buffer): { parsed: Head; rest: Buffer } | undefined {
+    let head = bytes;
+    for (;;) {
+      const end = head.indexOf("\r\n\r\n");
+      if (end < 0 && head.length <= MOST_HEAD_BYTES) {
+        exchange.head = head;
+        return undefined;
+      }
+      const parsed = end < 0 ? undefined : parseHead(head.subarray(0, end).toString("latin1"));
+      const rest = head.subarray(end + 4);
+      if (parsed && parsed.status >= 200) return { parsed, rest };
+      if (!parsed || exchange.interim++ === MOST_INTERIM_HEADS) {
+        this.#fail(new Error("It does not speak HTTP/1.1."));
+        return undefined;
+      }
+      head = rest;
+    }
   }
 
   #takeBody(exchange: Exchange, bytes: Buffer): boolean {

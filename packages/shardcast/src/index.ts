@@ -32,7 +32,7 @@ export { ShardcastError, type ShardcastErrorCode } from "./error.ts";
 export { type Fetched, type FetchShard, fetchShard, type RelayFault, type Source } from "./fetch-shard.ts";
 export { choosePath, type Path } from "./path.ts";
 export type { RelayLimits } from "./relay/admission.ts";
-export type { RelayAssignment, RelayEvent } from "./relay/pull.ts";
+export type { RelayAssignment, RelayEvent } from "./relay/assignment.ts";
 export { type Relay, type RelayHealth, type RelayOptions, startRelay } from "./relay/relay.ts";
 export {
   answerBlob,

@@ -183,7 +183,8 @@ async function patch(
       job.signal.throwIfAborted();
       const next = i === steps.length - 1 ? out : newTmp(cache);
       if (next !== out) between.push(next);
-      const made = await applyDelta({ old, delta: readKept(cache, hash, step.shards), out: next });
+      const delta = readKept(cache, hash, step.shards);
+      const made = await applyDelta({ old, delta, out: next, signal: job.signal });
       if (made.sha256 !== step.whole) {
         await rm(next, { force: true });
         return false;

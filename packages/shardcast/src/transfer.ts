@@ -10,7 +10,7 @@ import {
 } from "./balance.ts";
 import { ShardcastError } from "./error.ts";
 import { fetchShard, newMemory, type RelayFault, type Source } from "./fetch-shard.ts";
-import { advance, type Flight, LOOK_EVERY_MS, lateness, slowestRate, takeOff } from "./flight.ts";
+import { advance, type Flight, LOOK_EVERY_MS, lateness, rateOf, slowestRate, takeOff } from "./flight.ts";
 
 /** Brings the bytes with this hash from wherever they are; it need not be trusted. */
 export type FetchBlob = (input: {
@@ -65,7 +65,7 @@ type Relay = {
   corrupt: boolean;
   /** It asked not to be asked before. */
   readyAt: number;
-  /** Milliseconds it made us wait since it last served. */
+  /** Milliseconds it made us wait, halved whenever it serves. */
   waitedMs: number;
   failuresInARow: number;
   /** Not counted among those that are left before. */
@@ -79,6 +79,8 @@ type Task = {
   blob: Wanted;
   done: boolean;
   hedged: boolean;
+  /** Its relay would take too long, and there is no other. */
+  toOrigin: boolean;
   tries: Map<string, number>;
   flights: Set<Way>;
 };
@@ -87,16 +89,18 @@ const TRIES_OF_A_SOURCE = 2;
 const TRIES_OF_THE_ORIGIN = 2;
 const REFRESH_MS = 60_000;
 const LEAST_REFRESH_MS = 5_000;
-// What a source that only ever says "later" can make us wait.
-const PATIENCE_MS = 30_000;
 
 /** @see Transfer */
 export function openTransfer(options: TransferOptions): Transfer {
   const { manifest, standings, traffic, stallMs } = options;
+  // What a source that only ever says "later" can make us wait, and one that sends too little has before that counts.
+  const patienceMs = 3 * stallMs;
   const relays = new Map<string, Relay>();
   let askedAt = Number.NEGATIVE_INFINITY;
   let asking: Promise<void> | undefined;
   let ticketRefused = false;
+  /** Bytes a second of the last shard it brought; 0 when it failed. */
+  let originSpeed: number | undefined;
 
   /** Asks who has the checkpoint, unless that was done less than so many milliseconds ago; whether it asked. */
   async function refresh(leastAge: number): Promise<boolean> {
@@ -165,7 +169,14 @@ export function openTransfer(options: TransferOptions): Transfer {
   return {
     async fetch(blobs, keep) {
       const tasks = blobs.map(
-        (blob): Task => ({ blob, done: false, hedged: false, tries: new Map(), flights: new Set() }),
+        (blob): Task => ({
+          blob,
+          done: false,
+          hedged: false,
+          toOrigin: false,
+          tries: new Map(),
+          flights: new Set(),
+        }),
       );
       // zeroing and mapping new memory for each shard costs as much time as copying it
       const spare: Uint8Array<ArrayBuffer>[] = [];
@@ -221,7 +232,9 @@ export function openTransfer(options: TransferOptions): Transfer {
         const seconds = (performance.now() - flight.startedAt) / 1000;
         if (outcome.kind === "whole") {
           countShard(standings, relay.source.id, { bytes: outcome.bytes.length, seconds });
-          relay.failuresInARow = relay.waitedMs = 0;
+          relay.failuresInARow = 0;
+          // not forgotten: one that serves a shard after each long wait would set the pace
+          relay.waitedMs /= 2;
           note(relay, "served");
           if (task.done) traffic.wastedBytes += flight.received;
           else await finish(task, outcome.bytes, relay.source.id);
@@ -247,7 +260,10 @@ export function openTransfer(options: TransferOptions): Transfer {
             relay.waitedMs += Math.max(0, readyAt - Math.max(now, relay.readyAt));
             relay.readyAt = Math.max(relay.readyAt, readyAt);
             note(relay, "asked to wait");
-            if (relay.waitedMs > PATIENCE_MS) failed(task, relay);
+            if (relay.waitedMs >= patienceMs) {
+              failed(task, relay);
+              relay.outUntil = Math.max(relay.outUntil, relay.readyAt);
+            }
             return;
           }
           case "absent":
@@ -280,13 +296,23 @@ export function openTransfer(options: TransferOptions): Transfer {
         const { sha256, size } = task.blob;
         const maxBytes = size ?? MOST_MANIFEST_BYTES;
         for (let attempt = 0; attempt < TRIES_OF_THE_ORIGIN; attempt++) {
+          const startedAt = performance.now();
           const bytes = await options.origin({ sha256, maxBytes, signal }).catch((cause: unknown) => {
             signal.throwIfAborted();
+            if (task.toOrigin) return undefined;
             throw noSource(task, cause);
           });
+          if (bytes === undefined) break;
+          originSpeed = (bytes.length * 1_000) / Math.max(1, performance.now() - startedAt);
           const right = bytes.length === (size ?? bytes.length) && hashOf(bytes) === sha256;
           if (right) return finish(task, owned(bytes), null);
           traffic.wastedBytes += bytes.length;
+        }
+        if (task.toOrigin) {
+          // then slowly
+          task.toOrigin = false;
+          originSpeed = 0;
+          return;
         }
         throw new ShardcastError(
           size === undefined ? "MANIFEST_MISMATCH" : "SHARD_MISMATCH",
@@ -311,7 +337,7 @@ export function openTransfer(options: TransferOptions): Transfer {
             await change();
             continue;
           }
-          const relay = await relayFor(task, signal);
+          const relay = task.toOrigin ? undefined : await relayFor(task, signal);
           if (relay) await fly(task, relay);
           else if (!task.done) await fromOrigin(task);
         }
@@ -327,7 +353,7 @@ export function openTransfer(options: TransferOptions): Transfer {
           if (task.done || task.hedged || task.flights.size !== 1 || !flight) continue;
           if (readyFor(task).length === 0) continue;
           const late = lateness(flight, {
-            size: task.blob.size ?? 0,
+            size: sizeOf(task),
             speeds: speedsFor(task),
             factor: 2,
             patienceMs: stallMs / 4,
@@ -354,7 +380,7 @@ export function openTransfer(options: TransferOptions): Transfer {
             (flight) =>
               readyFor(flight.task).length > 0 &&
               lateness(flight, {
-                size: flight.task.blob.size ?? 0,
+                size: sizeOf(flight.task),
                 speeds: speedsFor(flight.task),
                 factor: 8,
                 patienceMs: stallMs / 4,
@@ -362,6 +388,29 @@ export function openTransfer(options: TransferOptions): Transfer {
           );
           const [, ...others] = late.toSorted((a, b) => b.received - a.received);
           for (const flight of others) flight.abort.abort();
+        }
+      }
+
+      /**
+       * A relay that hardly sends anything, with nobody to take its place, must not hold up a client for hours: a shard that it had long for
+       * and needs twice as long again is asked of the origin. One shard at first, and others only if that was much faster: on a line that is
+       * itself slow the origin is spared.
+       */
+      function turnToOrigin(): void {
+        const now = performance.now();
+        for (const task of tasks) {
+          const [flight] = task.flights;
+          if (!flight || task.flights.size > 1 || task.done || now - flight.startedAt < patienceMs) continue;
+          if (readyFor(task).length > 0) continue;
+          const rate = Math.max(1, rateOf(flight));
+          const left = (sizeOf(task) - flight.received) / rate;
+          if (left * 1_000 < 2 * patienceMs || (originSpeed !== undefined && originSpeed < 4 * rate))
+            continue;
+          if (originSpeed === undefined && tasks.some(({ toOrigin, done }) => toOrigin && !done)) return;
+          task.toOrigin = true;
+          note(flight.relay, "was too slow");
+          failed(task, flight.relay);
+          flight.abort.abort();
         }
       }
 
@@ -376,7 +425,10 @@ export function openTransfer(options: TransferOptions): Transfer {
       }
 
       const width = Math.min(options.connections, Math.max(1, blobs.length * 2));
-      const looking = setInterval(letGo, LOOK_EVERY_MS);
+      const looking = setInterval(() => {
+        letGo();
+        turnToOrigin();
+      }, LOOK_EVERY_MS);
       await Promise.all(
         Array.from({ length: width }, () =>
           lane().catch((cause: unknown) => {
@@ -413,6 +465,11 @@ function freshRelay(source: Source): Relay {
     flights: new Set(),
     did: new Map(),
   };
+}
+
+/** Of a manifest the most that it may have: one that drips would else be waited for without end. */
+function sizeOf({ blob }: Task): number {
+  return blob.size ?? MOST_MANIFEST_BYTES;
 }
 
 function note({ did }: Relay, what: string): void {

@@ -80,6 +80,14 @@ test("an unknown source counts as the mean of the known ones, one connection at 
   expect(weightsOf(new Map(), tried)).toEqual([0, 1, 1]);
 });
 
+test("of sources about as good the idle ones come first; one that is much slower does not", () => {
+  const standings = known({ a: [12, 1], b: [9, 1], slow: [3, 1] });
+  const used = { id: "a", open: 3 };
+  expect(weightsOf(standings, [used, idle("b"), idle("slow")])).toEqual([3, 9, 3]);
+  expect(weightsOf(standings, [used, idle("slow")])).toEqual([12, 3]);
+  expect(weightsOf(standings, [used, { id: "b", open: 1 }])).toEqual([12, 9]);
+});
+
 test("a source that brings less than a quarter of what it used to counts as what it brings", () => {
   const standings = known({ a: [100, 1], b: [100, 1] });
   const weights = weightsOf(standings, [

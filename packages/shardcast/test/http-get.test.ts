@@ -117,6 +117,7 @@ test.each([
   ["has a header without end", `HTTP/1.1 200 OK\r\nx: ${"y".repeat(40_000)}`],
   ["has a folded header", "HTTP/1.1 200 OK\r\nx: 1\r\n y\r\nContent-Length: 0\r\n\r\n"],
   ["said nothing", ""],
+  ["never comes to the point", "HTTP/1.1 100\r\n\r\n".repeat(40_000)],
 ])("an answer that %s fails", async (_what, text) => {
   const { end } = await get(client(), await raw(text));
   expect(end).toMatchObject({ kind: "failed", stale: false });

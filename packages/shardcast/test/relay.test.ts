@@ -121,6 +121,8 @@ describe("serving", () => {
     for (const method of ["PUT", "POST", "DELETE", "OPTIONS"])
       expect((await askBlob(relay, hash, { method })).status, method).toBe(405);
     await askBlob(relay, hash);
+    // the bytes are counted once the system has taken them, which the client may see before
+    await until(() => relay.health().sentBytes > 0);
     const health = await ask(`${relay.url}/healthz`);
     expect(JSON.parse(health.bytes.toString())).toEqual({
       status: "ok",
@@ -163,14 +165,26 @@ describe("serving", () => {
     }
   });
 
-  test("with all connections taken it says so, and is there again when one is free", async () => {
-    const published = await checkpointOf(0);
-    const { relay } = await holding(published, { limits: { connections: 2 } });
-    const idle = [1, 2].map(() => connect(Number(new URL(relay.url).port), "127.0.0.1"));
-    await Promise.all(idle.map((socket) => once(socket, "connect")));
-    expect((await askBlob(relay, published.checkpoint.hash)).status).toBe(503);
-    for (const socket of idle) socket.destroy();
-    await until(async () => (await askBlob(relay, published.checkpoint.hash)).status === 200);
+  test("with all connections in use it says so; those over which nothing is sent give way", async () => {
+    const published = await checkpointOf(0, { size: 20_000_000, shardBytes: 20_000_000 });
+    const { relay } = await holding(published, { limits: { connections: 3 } });
+    const dial = () => connect(Number(new URL(relay.url).port), "127.0.0.1").on("error", () => {});
+    const [{ sha256 } = { sha256: "" }] = published.shards;
+    const slow = Array.from({ length: 3 }, dial);
+    for (const [i, socket] of slow.entries()) {
+      const ticket = ticketFor({ subject: String(i).repeat(32) });
+      socket.write(`GET /blobs/${sha256} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ticket}\r\n\r\n`);
+      await once(socket, "readable");
+    }
+    const refused = await askBlob(relay, published.checkpoint.hash);
+    expect([refused.status, refused.headers["retry-after"]]).toEqual([503, "1"]);
+    for (const socket of slow.slice(1)) socket.destroy();
+    await until(() => relay.metrics().includes("requests_under_way 1\n"));
+    const strangers = Array.from({ length: 12 }, dial);
+    await Promise.all(strangers.map((socket) => once(socket, "connect")));
+    expect((await askBlob(relay, published.checkpoint.hash)).status).toBe(200);
+    expect(slow[0]?.destroyed).toBe(false);
+    for (const socket of [...slow, ...strangers]) socket.destroy();
   });
 
   test("a client that takes nothing is cut off", async () => {
@@ -232,39 +246,78 @@ describe("a shard under way", () => {
     expect(origin.asked.filter((asked) => asked.sha256 === sha256)).toHaveLength(1);
   });
 
-  test("is never completed when it is not what it should be", async () => {
-    const published = await checkpointOf(0, { size: 1_200_000, shardBytes: 400_000 });
-    const { sha256 = "" } = published.shards[1] ?? {};
+  /** A server that sends a wrong shard, its second half when told. */
+  async function lying(published: Awaited<ReturnType<typeof checkpointOf>>, sha256: string) {
     const liar = await stage.source(published);
-    const honest = await stage.source(published);
-    const lied = gate();
+    const go = gate();
     liar.instead = (_req, res, asked) => {
       if (asked !== sha256) return false;
       const wrong = Uint8Array.from(liar.blobs.get(asked) ?? [], (byte, i) => (i === 7 ? byte ^ 1 : byte));
       res.writeHead(200, { "content-length": wrong.length });
       res.write(wrong.subarray(0, 200_000));
-      void lied.opened.then(() => res.end(wrong.subarray(200_000)));
+      void go.opened.then(() => res.end(wrong.subarray(200_000)));
       return true;
     };
-    const liarId = relayId();
+    return { id: relayId(), url: liar.url, go: go.open };
+  }
+
+  test("is never completed when it is not what it should be, nor is a part of it", async () => {
+    const published = await checkpointOf(0, { size: 1_200_000, shardBytes: 400_000 });
+    const { sha256 = "" } = published.shards[1] ?? {};
+    const liar = await lying(published, sha256);
+    const honest = await stage.source(published);
     const relay = await stage.relay({ origin: honest });
-    relay.assign(assignmentOf([published], { id: liarId, url: liar.url }));
+    relay.assign(assignmentOf([published], liar));
     let arrived = 0;
-    const reader = askBlob(relay, sha256, {
+    const whole = askBlob(relay, sha256, {
       onBytes: (piece) => {
         arrived += piece.length;
-        if (arrived > 100_000) lied.open();
       },
     });
-    const got = await reader;
-    expect(got.complete).toBe(false);
-    expect(got.bytes.length).toBeLessThanOrEqual(400_000 - withheld);
+    const parts = ["bytes=0-99", "bytes=0-99999"].map((range) =>
+      askBlob(relay, sha256, { headers: { range } }),
+    );
+    await until(() => arrived > 100_000 && relay.metrics().includes("requests_under_way 3\n"));
+    liar.go();
+    const got = await Promise.all([whole, ...parts]);
+    expect(got.map(({ status, complete }) => [status, complete])).toEqual([
+      [200, false],
+      [206, false],
+      [206, false],
+    ]);
+    expect(got[0]?.bytes.length).toBeLessThanOrEqual(400_000 - withheld);
     await held(relay, published);
     expect(sha((await askBlob(relay, sha256)).bytes)).toBe(sha256);
     expect(relay.events.filter(({ type }) => type === "fault")).toMatchObject([
-      { source: liarId, sha256, fault: "CORRUPT", manifest: published.checkpoint.hash },
+      { source: liar.id, sha256, fault: "CORRUPT", manifest: published.checkpoint.hash },
     ]);
     expect(relay.metrics()).toContain("muster_relay_wasted_bytes_total 400000\n");
+  });
+
+  test("that a parent was cheated with costs its children that shard, and the origin nothing", async () => {
+    const published = await checkpointOf(0, { size: 1_200_000, shardBytes: 400_000 });
+    const { sha256 = "" } = published.shards[1] ?? {};
+    const liar = await lying(published, sha256);
+    const middle = await stage.relay({ origin: await stage.source(published) });
+    middle.assign(assignmentOf([published], liar));
+    const origin = await stage.source(published);
+    const lower = await stage.relay({ origin });
+    lower.assign(assignmentOf([published], { id: relayName, url: middle.url }));
+    let arrived = 0;
+    const reader = askBlob(lower, sha256, {
+      onBytes: (piece) => {
+        arrived += piece.length;
+        if (arrived > 100_000) liar.go();
+      },
+    });
+    expect((await reader).complete).toBe(false);
+    await held(lower, published);
+    expect(origin.asked).toEqual([]);
+    expect(lower.events.filter((event) => event.type === "fault" && event.fault === "CORRUPT")).toEqual([]);
+    expect(lower.broughtBy(published.checkpoint.hash)).toEqual(new Map([[relayName, 1_200_002]]));
+    expect([...(middle.broughtBy(published.checkpoint.hash)?.keys() ?? [])].toSorted()).toEqual(
+      [liar.id, null].toSorted(),
+    );
   });
 
   test("goes on where a parent broke off, and its readers do not notice", async () => {

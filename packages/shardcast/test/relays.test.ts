@@ -233,6 +233,47 @@ test("a relay's Retry-After is respected, and it is not failed for it", async ()
   expect(faults).toEqual([]);
 });
 
+test("a relay that mostly asks to wait does not set the pace: the origin brings the rest", async () => {
+  const published = await publish(store, { size: 1_000_000 });
+  const relay = await source();
+  relay.meddle = (_request, response) => {
+    if (relay.asked.length % 4 === 1) return false;
+    response.writeHead(503, { "retry-after": "5" }).end();
+    return true;
+  };
+  const started = performance.now();
+  const client = downloader(named({ relay }), { origin: origin().get });
+  await expectWhole(await client.open({ manifestHash: published.checkpoint.hash }), published);
+  expect(performance.now() - started).toBeLessThan(4_000);
+  expect(faults).toEqual([]);
+});
+
+test("a relay that sends just enough not to stall is left for the origin, if that is faster", async () => {
+  const published = await publish(store, { size: 1_200_000 });
+  const relay = await source(44_000);
+  const { asked, get } = origin();
+  const started = performance.now();
+  const client = downloader(named({ relay }), { origin: get });
+  await expectWhole(await client.open({ manifestHash: published.checkpoint.hash }), published);
+  // alone it needs 27 seconds
+  expect(performance.now() - started).toBeLessThan(10_000);
+  expect(asked.length).toBeGreaterThan(6);
+});
+
+test("the same relay brings everything when there is no origin", async () => {
+  const published = await publish(store, { size: 160_000, shardBytes: 80_000 });
+  const relay = await source(60_000);
+  let asked = 0;
+  const get = async () => {
+    asked++;
+    throw new Error("The origin is away.");
+  };
+  const client = downloader(named({ relay }), { origin: get, stallMs: 200 });
+  await expectWhole(await client.open({ manifestHash: published.checkpoint.hash }), published);
+  expect(asked).toBe(1);
+  expect(receipts[0]?.sources).toEqual([{ relay: "relay", bytes: 160_012 }]);
+});
+
 test("a redirect, a refusal and an encoded answer are refusals; 404 only says that it is not there", async () => {
   const published = await publish(store, { size: 300_000 });
   const [sends, refuses, zips, lacks] = [await source(), await source(), await source(), await source()];

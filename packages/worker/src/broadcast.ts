@@ -2,6 +2,7 @@ import type { MusterClient } from "@muster/sdk";
 import type { Fault, Progress, Receipt, Source } from "@muster/shardcast";
 import { isOutage } from "./connection.ts";
 import type { Log } from "./log.ts";
+import type { RelayService } from "./relay.ts";
 
 // What passes between a node that downloads and the coordinator: who has a checkpoint, who failed, who brought it. None of it may fail a
 // task: without an answer there is always the origin, and what was not heard is told in the log.
@@ -18,6 +19,9 @@ const MiB = 2 ** 20;
 
 type At = { version: number; verifiedBytes: number; totalBytes: number };
 
+/** This node's own relay: what it should hold is fetched through it. */
+export type OwnRelay = Pick<RelayService, "source" | "broughtBy">;
+
 export function openBroadcast({
   client,
   log,
@@ -25,9 +29,10 @@ export function openBroadcast({
 }: {
   client: MusterClient;
   log: Log;
-  ownRelay?: () => Source | undefined;
+  ownRelay?: OwnRelay;
 }) {
   const known = new Map<string, { sources: Source[]; until: number }>();
+  const throughOwn = new Set<string>();
   const reported = new Map<string, number>();
   const receipts = new Map<string, Receipt>();
   const downloads = new Map<string, { at: At; startedAt: number; saidAt: number }>();
@@ -64,10 +69,13 @@ export function openBroadcast({
   return {
     /** Who has the checkpoint. Throws when the coordinator does not say. */
     async relays(manifest: string): Promise<Source[]> {
-      const own = ownRelay?.();
-      if (own) return [own];
+      const own = ownRelay?.source(manifest);
+      const again = throughOwn.has(manifest);
+      if (own) throughOwn.add(manifest);
+      if (own && !again) return [own];
       try {
-        return await ask(manifest);
+        // asked again because one's own does not have everything, or takes long
+        return own ? [own, ...(await ask(manifest))] : await ask(manifest);
       } catch (error) {
         if (!isOutage(error))
           log.debug({ manifest, error: String(error) }, "no relays are known; asking the coordinator itself");
@@ -80,7 +88,7 @@ export function openBroadcast({
       const { source: relay, ...rest } = fault;
       log.warn({ relay, ...rest }, "a relay failed; the shard is fetched elsewhere");
       // one's own relay is nobody else's business
-      if (relay === ownRelay?.()?.id) return;
+      if (!isNamed(relay)) return;
       client.broadcast.report({ relay, ...rest }).catch((error: unknown) => {
         if (!isOutage(error)) log.debug({ relay, error: String(error) }, "the report was not heard");
       });
@@ -107,7 +115,10 @@ export function openBroadcast({
     progress: (): At | undefined => [...downloads.values()].at(-1)?.at,
 
     /** Nobody waits for this checkpoint any more. */
-    ended: (manifest: string) => void downloads.delete(manifest),
+    ended(manifest: string): void {
+      downloads.delete(manifest);
+      throughOwn.delete(manifest);
+    },
 
     /** A task has the checkpoint: tells who brought it, if it was brought just now. */
     opened(manifest: string): void {
@@ -115,7 +126,13 @@ export function openBroadcast({
       if (!receipt) return;
       receipts.delete(manifest);
       const { version, layout, bytes, seconds, wastedBytes } = receipt;
-      const sources = receipt.sources.filter(({ relay }) => relay === null || relay.startsWith("relay_"));
+      const sources = receipt.sources
+        .flatMap((source) =>
+          source.relay === null || isNamed(source.relay)
+            ? [source]
+            : sharedOut(source.bytes, ownRelay?.broughtBy(manifest)),
+        )
+        .reduce<Receipt["sources"]>(added, []);
       const line = {
         version,
         layout,
@@ -133,6 +150,31 @@ export function openBroadcast({
         });
     },
   };
+}
+
+/** Whether the coordinator gave it its name; one's own has another, and so has a parent that the operator chose. */
+function isNamed(relay: string): boolean {
+  return relay.startsWith("relay_");
+}
+
+/** Bytes that came through one's own relay, by who brought them to it; the parts that the coordinator knows by name. */
+function sharedOut(
+  bytes: number,
+  brought: ReadonlyMap<string | null, number> | undefined,
+): Receipt["sources"] {
+  const all = [...(brought ?? [])];
+  const total = all.reduce((sum, [, part]) => sum + part, 0);
+  return all
+    .filter(([relay]) => relay === null || isNamed(relay))
+    .map(([relay, part]) => ({ relay, bytes: Math.floor((bytes * part) / total) }));
+}
+
+function added(
+  sources: Receipt["sources"],
+  { relay, bytes }: Receipt["sources"][number],
+): Receipt["sources"] {
+  const before = sources.find((source) => source.relay === relay)?.bytes ?? 0;
+  return [...sources.filter((source) => source.relay !== relay), { relay, bytes: before + bytes }];
 }
 
 function mib(bytes: number): number {

@@ -2,8 +2,8 @@ import { open } from "node:fs/promises";
 import { decodeCheckpoint, type ModelConfig } from "@muster/policy";
 import type { Manifest } from "@muster/protocol";
 import type { MusterClient } from "@muster/sdk";
-import { createDownloader, type Source } from "@muster/shardcast";
-import { openBroadcast } from "./broadcast.ts";
+import { createDownloader } from "@muster/shardcast";
+import { type OwnRelay, openBroadcast } from "./broadcast.ts";
 import type { Log } from "./log.ts";
 
 /** A policy version on this machine, every byte checked. */
@@ -38,8 +38,8 @@ export type CheckpointLimits = {
   maxBytes?: number;
   /** Bytes of all checkpoints kept on disk; 4 GiB. A larger checkpoint is refused. */
   budgetBytes?: number;
-  /** This node's own relay, once it runs: then everything is fetched through it, and the coordinator is not asked for others. */
-  ownRelay?: () => Source | undefined;
+  /** This node's own relay: what it should hold is fetched through it, and the coordinator is not asked for others first. */
+  ownRelay?: OwnRelay;
 };
 
 const MOST_TEXT_BYTES = 64 * 2 ** 20;

@@ -38,8 +38,10 @@ export type RelayServiceOptions = {
 export type RelayService = AsyncDisposable & {
   /** Where others reach it. */
   url: string;
-  /** The relay as a source for its own process, once the coordinator has assigned it something. */
-  source(): Source | undefined;
+  /** The relay as a source for its own process, of a checkpoint that it should hold. */
+  source(manifest: string): Source | undefined;
+  /** Bytes of such a checkpoint by who sent them to the relay: a relay's TypeID, or null for the coordinator. */
+  broughtBy: Relay["broughtBy"];
   health(): RelayHealth;
   /** Resolves when it has ended; rejects when the coordinator refuses it for good. */
   ended: Promise<void>;
@@ -159,7 +161,9 @@ export async function openRelay(input: {
   log.info({ url }, "relaying");
   return {
     url,
-    source: () => (assigned.any() ? { id: "own", url: relay.url, token: ownToken } : undefined),
+    source: (manifest) =>
+      relay.broughtBy(manifest) ? { id: "own", url: relay.url, token: ownToken } : undefined,
+    broughtBy: relay.broughtBy,
     health: relay.health,
     ended: announcing,
     async [Symbol.asyncDispose]() {

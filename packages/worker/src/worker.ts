@@ -96,7 +96,7 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerSummary> 
       cacheDir: join(options.stateDir, "checkpoints"),
       readModelConfig,
       log,
-      ...(relay ? { ownRelay: relay.source } : {}),
+      ...(relay ? { ownRelay: relay } : {}),
     }),
     engines,
     log,

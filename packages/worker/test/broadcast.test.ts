@@ -138,16 +138,39 @@ test("a coordinator that names no relays, or will not hear of them, brings the c
   expect(coordinator.fetched).toHaveLength(new Set(coordinator.fetched).size);
 });
 
-test("with a relay of its own a node asks nobody else, and no one is told of it", async () => {
+test("through a relay of its own a node asks nobody else, and its receipt names who brought the bytes to that", async () => {
   const url = await relay("own", serving);
   coordinator.relays.length = 0;
   coordinator.before = (name) => {
     if (name === "CheckpointSources") throw new Error("it was asked");
   };
-  await open(checkpoints({ ownRelay: () => ({ id: "own", url, token: "ticket" }) }));
+  // the relay has had twice as much as this node needs of it
+  const brought = new Map([
+    ["relay_a", published.size],
+    [null, published.size / 2],
+    ["https://chosen.example", published.size / 2],
+  ]);
+  const own = { source: () => ({ id: "own", url, token: "ticket" }), broughtBy: () => brought };
+  await open(checkpoints({ ownRelay: own }));
   expect(coordinator.fetched).toEqual([]);
   await expect.poll(() => coordinator.receipts).toHaveLength(1);
-  expect(coordinator.receipts[0]).toMatchObject({ bytes: String(published.size), sources: [] });
+  expect(coordinator.receipts[0]).toMatchObject({
+    bytes: String(published.size),
+    sources: [
+      { relay: "relay_a", bytes: String(Math.floor(published.size / 2)) },
+      { relay: null, bytes: String(Math.floor(published.size / 4)) },
+    ],
+  });
+});
+
+test("what a relay of its own is not to hold, a node fetches like any other", async () => {
+  await relay("a", serving);
+  await open(checkpoints({ ownRelay: { source: () => undefined, broughtBy: () => undefined } }));
+  expect(coordinator.fetched).toEqual([]);
+  await expect.poll(() => coordinator.receipts).toHaveLength(1);
+  expect(coordinator.receipts[0]).toMatchObject({
+    sources: [{ relay: "relay_a", bytes: String(published.size) }],
+  });
 });
 
 test("how far a download is can be asked while it lasts", async () => {

@@ -4,8 +4,8 @@ import { dirname } from "node:path";
 import { type BlobReader, type ByteRange, givePieces, PIECE_BYTES, takePiece } from "../serve.ts";
 
 /**
- * Bytes at the end of a shard that nobody is given before its hash was checked. A shard that this relay completes is therefore right, and
- * whoever completes a wrong one lied.
+ * Bytes at the end of an answer that nobody is given before the shard's hash was checked. What this relay completes, be it a part of a
+ * shard, is therefore right, and whoever completes something wrong lied.
  */
 export const WITHHELD_BYTES = 64 * 1024;
 
@@ -146,7 +146,7 @@ export class Incoming {
         for (;;) {
           if (closed) throw new Error("The reader was closed.");
           if (this.#state === "failed") throw this.#failure;
-          const there = Math.min(this.#open(), end + 1) - position;
+          const there = this.#openUpTo(end + 1) - position;
           if (there > 0) {
             const { bytesRead } = await file.read(into, 0, Math.min(there, into.length), position);
             if (bytesRead === 0) throw new Error(`Shard ${this.sha256} is shorter on the disk than it was.`);
@@ -167,10 +167,9 @@ export class Incoming {
     };
   }
 
-  /** Bytes that may be given away. */
-  #open(): number {
-    if (this.#state === "verified") return this.size;
-    return Math.max(0, Math.min(this.#written, this.size - WITHHELD_BYTES));
+  /** Where the bytes end that may be given away of an answer that ends there. */
+  #openUpTo(end: number): number {
+    return this.#state === "verified" ? end : Math.min(this.#written, end - WITHHELD_BYTES);
   }
 
   #flush(): Promise<void> {

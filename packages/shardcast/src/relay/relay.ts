@@ -4,8 +4,9 @@ import type { AddressInfo, Socket } from "node:net";
 import { createHttpClient } from "../http-get.ts";
 import { answerBlob } from "../serve.ts";
 import { createGate, createMeter, defaultLimits, type RelayLimits } from "./admission.ts";
+import type { RelayAssignment, RelayEvent } from "./assignment.ts";
 import { metricsText } from "./metrics.ts";
-import { createPull, type RelayAssignment, type RelayEvent } from "./pull.ts";
+import { createPull } from "./pull.ts";
 import type { Upstream } from "./source.ts";
 import { openStore } from "./store.ts";
 
@@ -57,6 +58,11 @@ export type Relay = {
   /** Forgets a run and what only it needed. */
   unassign(run: string): void;
   health(): RelayHealth;
+  /**
+   * Bytes of a checkpoint by who sent them to this process: the TypeID of a relay, or null for the origin. Undefined when the checkpoint
+   * is not among those it should hold, or does not fit.
+   */
+  broughtBy(manifest: string): ReadonlyMap<string | null, number> | undefined;
   /** Prometheus' text format. */
   metrics(): string;
   /** Ends the answers under way after `graceMs` (0), then everything. */
@@ -92,6 +98,8 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
   const admit = createGate(pull.assignment);
   const meter = createMeter(limits);
   const sockets = new Set<Socket>();
+  /** Requests with a ticket that are under way, by connection. */
+  const serving = new Map<Socket, number>();
   const answers = new Map<number, number>();
   let underWay = 0;
   let sentBytes = 0;
@@ -114,11 +122,22 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));
+    if (sockets.size > limits.connections) makeRoom(socket);
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(options.port ?? 4010, options.host ?? "127.0.0.1", resolve);
   });
+
+  /** Ends the oldest connection over which nothing is sent: whoever shows no ticket can take no place from those who do. */
+  function makeRoom(newest: Socket): void {
+    for (const socket of sockets) {
+      if (socket === newest || serving.has(socket)) continue;
+      sockets.delete(socket);
+      socket.destroy();
+      return;
+    }
+  }
 
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<void> {
     // nothing of a body is read
@@ -164,6 +183,8 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     const place = meter.enter(ticket?.subject ?? (own ? "own" : (req.socket.remoteAddress ?? "")));
     if (!place) return busy(res, 429, "You have as many requests under way as this relay allows.");
     underWay++;
+    const { socket } = req;
+    serving.set(socket, (serving.get(socket) ?? 0) + 1);
     const gone = new AbortController();
     res.once("close", () => gone.abort());
     try {
@@ -171,6 +192,9 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     } finally {
       underWay--;
       place.leave();
+      const others = (serving.get(socket) ?? 1) - 1;
+      if (others > 0) serving.set(socket, others);
+      else serving.delete(socket);
     }
   }
 
@@ -197,7 +221,8 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
         ? ("held" as const)
         : await pull.demand(sha256, wait());
     if (source === undefined) return busy(res, 503, "That blob is not here yet.");
-    const size = known.size ?? store.size(sha256);
+    // what is here has the size it has, whatever a manifest says
+    const size = (source === "held" ? store.size(sha256) : source.size) ?? known.size;
     if (size === undefined) return busy(res, 503, "That blob is not here any more.");
     if (!to.place.add(size)) return busy(res, 429, "You have as many bytes under way as this relay allows.");
     const { sent } = await answerBlob(req, res, {
@@ -233,6 +258,7 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     assign: (assignment) => pull.assign(assignment),
     unassign: (run) => pull.unassign(run),
     health,
+    broughtBy: (manifest) => pull.broughtBy(manifest),
     metrics,
     async close({ graceMs = 0 } = {}) {
       closing = true;
