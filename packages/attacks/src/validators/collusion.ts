@@ -36,6 +36,8 @@ export const colludingValidator: Attack = {
         await work({
           name: `worker-${lane}-${n}`,
           maxTasks: 2,
+          // quarantined before its second task it would wait for ever
+          signal: AbortSignal.any([signal, AbortSignal.timeout(10_000)]),
           executors: {
             GENERATE: cheating(ledger, {
               rollouts: async (honest, bench) => {
