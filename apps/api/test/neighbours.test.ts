@@ -1,40 +1,30 @@
 import { newId, toTypeId } from "@muster/protocol";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { payNode } from "../src/ledger/ledger.ts";
 import { epochLoop } from "../src/verification/audit.ts";
 import { settleCases, undecidedDays } from "../src/verification/cases.ts";
 import { settleFinal } from "../src/verification/finality.ts";
 import { onVerifyFailed } from "../src/verification/inconclusive.ts";
-import { openPacks, type Packs } from "./packkit.ts";
 import { startRun, type TestRun } from "./runkit.ts";
-import { type Caller, startTestServer, type TestServer } from "./testkit.ts";
+import type { Caller } from "./testkit.ts";
 import {
   casesOf,
   claim,
   generate,
   grantValidator,
   groupOfId,
+  luck,
   malformed,
   measure,
   standing,
+  startWatching,
   submitMeasured,
   watchedRun,
 } from "./watchkit.ts";
 
 // What one run, one organization or two strangers together must not be able to do to the others.
 
-let server: TestServer;
-let packs: Packs;
-beforeAll(async () => {
-  server = await startTestServer();
-  packs = await openPacks(await watchedRun(server));
-});
-afterAll(async () => {
-  await packs[Symbol.asyncDispose]();
-  await server.stop();
-});
-
-const luck = "7".repeat(64);
+const { server, packs } = await startWatching();
 
 /** A run with rejected groups whose cases nobody confirmed within the time that a person has. */
 async function undecided(): Promise<TestRun> {

@@ -1,12 +1,11 @@
 import { decodeMeasurementPack, encodeMeasurementPack, toTypeId } from "@muster/protocol";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { reviseRun } from "../src/runs/create-run.ts";
 import { openCanaries } from "../src/verification/canaries.ts";
 import { firstTasks } from "../src/verification/canary.ts";
 import { settleUnmeasured } from "../src/verification/unmeasured.ts";
-import { openPacks, type Packs } from "./packkit.ts";
 import { plan, put, signed, type TestRun } from "./runkit.ts";
-import { startTestServer, type TestNode, type TestServer } from "./testkit.ts";
+import type { TestNode } from "./testkit.ts";
 import {
   type Answer,
   blindEye,
@@ -15,26 +14,17 @@ import {
   grantValidator,
   groupOfId,
   honest,
+  luck,
   measure,
   standing,
+  startWatching,
   submitMeasured,
   watchedRun,
 } from "./watchkit.ts";
 
 // Nobody who measures gets out of being watched: not by counting ids, by keeping silent, by being fast or by being late.
 
-let server: TestServer;
-let packs: Packs;
-beforeAll(async () => {
-  server = await startTestServer();
-  packs = await openPacks(await watchedRun(server));
-});
-afterAll(async () => {
-  await packs[Symbol.asyncDispose]();
-  await server.stop();
-});
-
-const luck = "7".repeat(64);
+const { server, packs } = await startWatching();
 
 /** Has the organizer's own validator measure what canaries are made of. */
 async function makeKnown(run: TestRun, tasks = 2): Promise<void> {

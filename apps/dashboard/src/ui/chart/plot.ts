@@ -52,7 +52,8 @@ export function drawData({ x, lines, stacked: onTop, logY }: Drawing): UPlot.Ali
       smoothed ? shown(line.values) : none,
     ];
   });
-  return [x, ...columns] as unknown as UPlot.AlignedData; // uPlot only reads the arrays
+  // its type wants arrays that may be written to; it only reads them, and copies of a million points would be waste
+  return [x, ...columns] as unknown as UPlot.AlignedData;
 }
 
 /** Makes the plot; its code is fetched with the first one. */
@@ -277,7 +278,8 @@ function drawThresholds(chart: UPlot, { thresholds }: Drawing): void {
 /** A dot on the line, none on the edges of its band. */
 const pointElement = (_: UPlot, series: number): HTMLElement => {
   const element = document.createElement("div");
-  return (series - 1) % lineStride === 0 ? element : (undefined as unknown as HTMLElement); // uPlot takes what is no element as none
+  // its type has no way to say so, but what is no element is drawn as none: a dot on each edge of a band would say there is data
+  return (series - 1) % lineStride === 0 ? element : (undefined as unknown as HTMLElement);
 };
 
 function shownEnds(chart: UPlot): Ends | undefined {

@@ -306,7 +306,7 @@ export function TimeSeries(props: TimeSeriesProps) {
       ) : (
         <div
           ref={host}
-          // biome-ignore lint/a11y/noNoninteractiveTabindex: the arrow keys move the cursor
+          // biome-ignore lint/a11y/noNoninteractiveTabindex: role application takes keys; without a tab stop the cursor could not be moved by them
           tabIndex={0}
           role="application"
           aria-roledescription="chart"

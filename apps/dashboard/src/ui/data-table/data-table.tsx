@@ -476,7 +476,7 @@ export function DataTable<Row>(props: DataTableProps<Row>) {
                       : undefined
                 }
               />
-              {/* biome-ignore lint/a11y/useSemanticElements: see above */}
+              {/* biome-ignore lint/a11y/useSemanticElements: a tbody cannot be as tall as rows that are not there */}
               <div role="rowgroup" className="relative" style={{ height: virtual.getTotalSize() }}>
                 {items.map((item) => {
                   const row = rowAt(item.index);
