@@ -535,6 +535,7 @@ describe("the tree", () => {
     const next = places.next();
     server.services.bus.publish(`relays:${run.id}`);
     await liveRelay(server, run);
+    // nothing shows that nothing was said: this long what is wrong would have had to be heard
     await new Promise((resolve) => setTimeout(resolve, 200));
     await server.prisma.checkpoint.updateMany({ where: { runId: run.id }, data: { state: "RETIRED" } });
     server.services.bus.publish(`relays:${run.id}`);

@@ -350,6 +350,7 @@ describe("a delivery", () => {
     let most = 0;
     to.answer = (response) => {
       most = Math.max(most, ++under);
+      // a receiver that takes its time: the others are under way meanwhile
       setTimeout(() => {
         under--;
         response.writeHead(204).end();

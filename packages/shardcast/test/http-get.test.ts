@@ -33,6 +33,7 @@ async function raw(...pieces: (string | Buffer)[]): Promise<URL> {
     socket.once("data", async () => {
       for (const piece of pieces) {
         socket.write(piece);
+        // apart in time, so that the reader gets them as so many packets; merged, the test would be easier and pass as well
         await new Promise((resolve) => setTimeout(resolve, 5));
       }
       socket.end();
@@ -65,7 +66,8 @@ function get(
       onBytes: (bytes) => {
         pieces.push(Buffer.from(bytes));
         if (!options.slow) return true;
-        setTimeout(() => request.resume(), 1);
+        // later than this turn, as a disk would be
+        setImmediate(() => request.resume());
         return false;
       },
       onEnd: (end) => resolve({ ...head, body: Buffer.concat(pieces), end }),

@@ -128,6 +128,7 @@ async function live(input: {
   const closed = once(child, "close");
   await Promise.race([begun, closed]);
   const begunAt = performance.now();
+  // the moment is what is random here
   const timer = Number.isFinite(within) ? setTimeout(() => kill(child), Math.random() * within) : undefined;
   await closed;
   clearTimeout(timer);
